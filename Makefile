@@ -1,0 +1,129 @@
+# Two commands matter: `make run` and `make test`. `make` alone lists the rest.
+# Needed beforehand: Python 3.11 or newer, make, and a way to the package registries.
+
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+FULL ?= var/full
+FROM_ENV_FILE = $(shell sed -n 's/^DEBUG=//p' .env 2>/dev/null)
+DEBUG ?= $(or $(FROM_ENV_FILE),on)
+CHROMIUM ?= $(shell command -v chromium || command -v chromium-browser || command -v google-chrome)
+NODE = $(shell $(PY) -c "import pathlib, playwright; print(pathlib.Path(playwright.__file__).parent / 'driver' / 'node')")
+# Neither the settings of a site nor its database have a say in checks.
+ALONE := env DEBUG=on ENV_FILE=/dev/null DATABASE_URL= REDIS_URL=
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help run run-full test unit js browser chromium check types fix lock clean
+
+help:
+	@echo "make run        serve on SQLite, with demo users (HOST, PORT and DEBUG are respected)"
+	@echo "make run-full   the same on PostgreSQL and Redis, started here; the data stays in $(FULL)"
+	@echo "make test       all tests, on a PostgreSQL and a Redis of their own, and in a browser"
+	@echo "make unit | js | browser   parts of it; ARGS='-k word' is passed on to pytest"
+	@echo "make check      format, lint, types and tests: what CI runs"
+	@echo "make fix        format, and repair what can be repaired by itself"
+	@echo "make lock       write the lock files anew after a change of requirements*.in (UPGRADE=--upgrade for the newest)"
+	@echo "make clean      remove everything that can be made again; data in var/ stays"
+
+# --- run --------------------------------------------------------------------------------------------------------------
+
+define START
+set -e
+$(PY) manage.py migrate --noinput --verbosity 0
+case "$$DEBUG" in on|true|yes|1) ;; *) $(PY) manage.py collectstatic --noinput --verbosity 0 ;; esac
+$(PY) manage.py demo || echo "Going on without demo users."
+exec $(PY) manage.py serve
+endef
+export START
+
+run: $(VENV)/installed
+	@DEBUG=$(DEBUG) sh -c "$$START"
+
+run-full: $(VENV)/installed-dev
+	@DEBUG=$(DEBUG) $(PY) scripts/services.py --durable $(FULL) -- sh -c "$$START"
+
+# --- test -------------------------------------------------------------------------------------------------------------
+
+test: $(VENV)/installed-dev chromium
+	@$(PY) scripts/services.py -- $(MAKE) --no-print-directory unit js browser
+
+unit: $(VENV)/installed-dev
+	$(PY) -m pytest --ignore=tests/browser $(ARGS)
+
+# Node is the one that comes with playwright, so its version is locked too.
+js: $(VENV)/installed-dev
+	$(NODE) --test tests/js/*.test.mjs
+
+# In a process of their own: playwright's event loop and pytest-asyncio's do not share one.
+browser: $(VENV)/installed-dev chromium
+	CHROMIUM="$(CHROMIUM)" DJANGO_ALLOW_ASYNC_UNSAFE=true $(PY) -m pytest -p no:asyncio \
+		-W "ignore:Unknown config option:pytest.PytestConfigWarning" tests/browser $(ARGS)
+
+chromium:
+	@if [ -z "$(CHROMIUM)" ]; then \
+		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+			apt-get update -q && apt-get install -q -y --no-install-recommends chromium; \
+		else \
+			echo "The browser tests need Chromium. Install it, or give its path as CHROMIUM:"; \
+			echo "    sudo apt-get install chromium"; \
+			exit 1; \
+		fi; \
+	fi
+
+check: $(VENV)/installed-dev
+	$(PY) -m ruff format --check .
+	$(PY) -m ruff check .
+	@$(MAKE) --no-print-directory types
+	@$(MAKE) --no-print-directory test
+
+types: $(VENV)/installed-dev
+	$(ALONE) $(PY) -m mypy
+	$(ALONE) $(PY) manage.py makemigrations --check --dry-run
+
+fix: $(VENV)/installed-dev
+	$(PY) -m ruff format .
+	$(PY) -m ruff check --fix .
+
+# --- packages ---------------------------------------------------------------------------------------------------------
+
+$(VENV)/installed: requirements.txt $(PY)
+	@echo "Installing packages into $(VENV)"
+	@$(PY) -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.txt
+	@touch $@
+
+$(VENV)/installed-dev: requirements-dev.txt $(PY)
+	@echo "Installing packages, those for tests too, into $(VENV)"
+	@$(PY) -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.txt
+	@touch $@ $(VENV)/installed
+
+$(PY):
+	@for name in $(PYTHON) python3 python3.14 python3.13 python3.12 python3.11; do \
+		if $$name -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then found=$$name; break; fi; \
+	done; \
+	if [ -z "$$found" ]; then \
+		echo "Python 3.11 or newer is needed, and none was found. If it has another name: make PYTHON=/path/to/python3"; \
+		exit 1; \
+	fi; \
+	if ! $$found -c 'import ensurepip, venv' 2>/dev/null; then \
+		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+			apt-get update -q && apt-get install -q -y --no-install-recommends python3-venv; \
+		else \
+			echo "$$found cannot make virtual environments here, because a part of it is packaged apart. Install that:"; \
+			echo "    sudo apt-get install python3-venv"; \
+			exit 1; \
+		fi; \
+	fi; \
+	$$found -m venv --clear $(VENV)
+
+COMPILE = $(PY) -m uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	--custom-compile-command "make lock" $(UPGRADE)
+
+lock: $(PY)
+	@$(PY) -m uv --version >/dev/null 2>&1 || $(PY) -m pip install --quiet --disable-pip-version-check uv
+	$(COMPILE) requirements.in -o requirements.txt
+	$(COMPILE) --constraint requirements.txt requirements-dev.in -o requirements-dev.txt
+
+clean:
+	rm -rf $(VENV) var/static .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,29 @@
+"""The application an ASGI server loads: HTTP for Django, `/ws/` for Channels. It imports nothing of any server."""
+
+import os
+from typing import Any
+
+from channels.routing import ProtocolTypeRouter, URLRouter
+from django.core.asgi import get_asgi_application
+from django.urls import path
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "callplatform.settings")
+http = get_asgi_application()  # fills the app registry, so it comes before the imports that need models
+
+from channels.auth import AuthMiddlewareStack  # noqa: E402
+
+from callplatform.origin import OriginCheck  # noqa: E402
+from calls import clock, sign_ins  # noqa: E402
+from calls.consumers import SignalingConsumer  # noqa: E402
+from calls.hub import hub  # noqa: E402
+
+hub.errands = [clock.run, sign_ins.run]
+
+socket: Any = SignalingConsumer.as_asgi()  # Django's type of path() knows views only
+
+application = ProtocolTypeRouter(
+    {
+        "http": http,
+        "websocket": OriginCheck(AuthMiddlewareStack(URLRouter([path("ws/", socket)]))),
+    }
+)

@@ -1,0 +1,346 @@
+"""The ASGI server: daphne, with a bound on what one peer can cost, closes that a client can read, and an orderly end.
+
+The only module that knows daphne, autobahn and Twisted. It knows nothing of Django or of calls, so it serves any ASGI
+application, and another ASGI server can serve ours. It leans on internals of daphne 4.2, which requirements.in pins;
+tests/test_server.py holds every promise made here.
+"""
+
+import asyncio
+import logging
+import signal
+import socket
+import sys
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from autobahn.util import encode_truncate
+from autobahn.websocket import ConnectionDeny
+from daphne.http_protocol import HTTPFactory, WebRequest
+from daphne.server import Server as DaphneServer
+from daphne.server import twisted_loop
+from daphne.ws_protocol import WebSocketFactory, WebSocketProtocol
+from twisted.internet import reactor as twisted_reactor
+from twisted.logger import LogLevel, formatEvent, globalLogBeginner
+
+logger = logging.getLogger(__name__)
+reactor: Any = twisted_reactor  # its type knows only what all reactors have
+
+Message = dict[str, Any]
+Hook = Callable[[], Awaitable[None]]
+
+FRAME_BYTES = 64 * 1024  # of one frame, and of one message
+NOT_THE_PROTOCOL = 4400  # closes the socket of a peer that sends more
+OUTBOX_BYTES = 1024 * 1024  # unsent; a peer that leaves more unread is dropped, reconnects, and is told the present
+OUTBOX_PATIENCE = 64 * 1024  # unsent; from here on an application that sends in a loop lets the peer read in between
+INBOX_WEIGHT = 128 * 1024  # unread; a character may take 4 bytes in memory, and one more message may follow
+MESSAGE_WEIGHT = 1024  # what an empty message counts: 128 of them fill the inbox
+PIECES = 64  # of a message that is still coming, each with its own cost in memory; more are made one
+READ_BYTES = 4 * 1024  # parsed in one go, while all other sockets wait: it may be 700 pings
+BODY_BYTES = 2_621_440  # of one HTTP request: Django's own limit, but daphne would hold all of it in memory first
+BACKLOG = 1024  # connections not accepted yet: a restart brings all devices back at once
+HANDSHAKE_S = 10  # for the application to accept a socket
+
+
+def log_fault(event: Any) -> None:
+    """Twisted's log tells what clients do; only what it calls an error is ours."""
+    if event.get("log_level") in (LogLevel.error, LogLevel.critical):
+        failure = event.get("log_failure")
+        cause = (failure.type, failure.value, failure.getTracebackObject()) if failure else None
+        logger.error("%s", formatEvent(event), exc_info=cause)
+
+
+class Inbox(asyncio.Queue[Message]):
+    """What the application has not read yet of one socket. When it is full the socket is not read: its peer waits."""
+
+    def __init__(self, owner: "WebSocket") -> None:
+        super().__init__()
+        self.owner = owner
+        self.weight = 0
+
+    def _put(self, message: Message) -> None:
+        super()._put(message)
+        self.weight += self._weigh(message)
+        if self.weight >= INBOX_WEIGHT:
+            self.owner.pause()
+
+    def _get(self) -> Message:
+        message = super()._get()
+        before = self.weight
+        self.weight -= self._weigh(message)
+        if before >= INBOX_WEIGHT // 2 > self.weight:
+            self.owner.resume()
+        return message
+
+    @staticmethod
+    def _weigh(message: Message) -> int:
+        return MESSAGE_WEIGHT + len(message.get("text") or message.get("bytes") or "")
+
+
+class WebSocket(WebSocketProtocol):
+    """One socket. Autobahn's names are overridden in the order in which a socket lives."""
+
+    paused = False
+
+    def connectionMade(self) -> None:
+        super().connectionMade()
+        self.transport.bufferSize = READ_BYTES
+
+    def dataReceived(self, data: bytes) -> None:
+        if hasattr(self, "handshake_deferred"):  # not accepted yet; RFC 6455, 4.1: the client must wait for that
+            self.dropConnection(abort=True)
+        else:
+            super().dataReceived(data)
+
+    def pause(self) -> None:
+        if self.state == self.STATE_OPEN:
+            self.paused = True
+            self.transport.pauseProducing()
+
+    def resume(self) -> None:
+        if self.paused:
+            self.paused = False
+            self.transport.resumeProducing()
+
+    def onMessageFrameData(self, payload: bytes) -> None:
+        super().onMessageFrameData(payload)
+        if len(self.frame_data) > PIECES:
+            self.frame_data = [b"".join(self.frame_data)]
+
+    def onMessageFrame(self, payload: list[bytes]) -> None:
+        super().onMessageFrame(payload)
+        if len(self.message_data) > PIECES:
+            self.message_data = [b"".join(self.message_data)]
+
+    def onMessage(self, payload: bytes, isBinary: bool) -> None:
+        if self.state == self.STATE_OPEN:
+            super().onMessage(payload, isBinary)
+
+    def onPing(self, payload: bytes) -> None:
+        super().onPing(payload)
+        self._bound_outbox()
+
+    def onAutoPingTimeout(self) -> None:
+        if self.paused:  # the pong may lie unread behind the flood: ask again
+            self._sendAutoPing()
+        else:
+            super().onAutoPingTimeout()
+
+    def _max_message_size_exceeded(self, msg_size: int, max_msg_size: int, reason: str) -> None:
+        self._fail_connection(NOT_THE_PROTOCOL, f"a message may have at most {max_msg_size} bytes")
+
+    def handle_reply(self, message: Message) -> None:
+        if self.state == self.STATE_CONNECTING:
+            super().handle_reply(message)
+        elif self.state == self.STATE_OPEN:  # else nobody hears it any more, which is not the application's fault
+            if message.get("type") == "websocket.close":
+                self.close(message.get("code") or 1000, message.get("reason") or "")
+            else:
+                super().handle_reply(message)
+                self._bound_outbox()
+
+    def outbox(self) -> int:
+        """Bytes held for a peer that has not read them; 64 for each piece's own object."""
+        transport = self.transport
+        return len(transport.dataBuffer) + transport._tempDataLen + 64 * len(transport._tempDataBuffer)
+
+    def _bound_outbox(self) -> None:
+        if self.outbox() > OUTBOX_BYTES:
+            self.dropConnection(abort=True)
+
+    def close(self, code: int, reason: str = "") -> None:
+        """Begins the closing handshake of an open socket."""
+        if code not in self.CLOSE_STATUS_CODES_ALLOWED and not 3000 <= code <= 4999:
+            raise ValueError(f"{code} is not a close code that may be sent")
+        if self.state == self.STATE_OPEN:
+            self.sendCloseFrame(code, encode_truncate(reason, 123))
+            self.resume()  # or its answer would lie unread behind a flood
+
+    def application_ended(self, failed: bool) -> None:
+        if self.state == self.STATE_OPEN:
+            self.close(1011 if failed else 1000)
+        elif hasattr(self, "handshake_deferred") and self.state == self.STATE_CONNECTING:
+            self.handshake_deferred.errback(ConnectionDeny(500, "Internal Server Error"))
+            del self.handshake_deferred
+
+    def onClose(self, wasClean: bool, code: int | None, reason: str | None) -> None:
+        if hasattr(self, "server"):  # else the handshake failed before there was an application
+            super().onClose(wasClean, 1005 if code is None else code, reason)
+
+
+class Request(WebRequest):
+    """One HTTP request, which may be the handshake of a socket."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, parsePOSTFormSubmission=False, **kwargs)  # Django parses forms, within its limits
+
+    def handleContentChunk(self, data: bytes) -> None:
+        super().handleContentChunk(data)
+        if self.content.tell() > BODY_BYTES and not self.transport.disconnecting:
+            self.transport.write(b"HTTP/1.1 413 Content Too Large\r\nConnection: close\r\n\r\n")
+            self.channel.loseConnection()
+
+    def process(self) -> Any:
+        if self.transport.disconnecting:
+            return None
+        if self.server.stopping:
+            return self.basic_error(503, b"Service Unavailable", "The server is restarting.")
+        if not all(value.isascii() for value in self.requestHeaders.getRawHeaders(b"sec-websocket-protocol", [])):
+            return self.basic_error(400, b"Bad Request", "Invalid header value")
+        self.requestHeaders.removeHeader(b"daphne-root-path")  # a client's word for where the site is mounted
+        return super().process()
+
+    def application_ended(self, failed: bool) -> None:
+        if self.finished or self.channel is None:
+            return
+        if self._response_started:
+            self.transport.abortConnection()  # half an answer must not look like a whole one
+        else:
+            self.basic_error(500, b"Internal Server Error", "The application gave no answer.")
+
+
+class RequestFactory(HTTPFactory):
+    def buildProtocol(self, addr: Any) -> Any:
+        channel = super().buildProtocol(addr)
+        channel.requestFactory = Request
+        return channel
+
+
+class Server(DaphneServer):
+    """Runs one application instance per request or socket, and ends in order on SIGTERM or SIGINT."""
+
+    def __init__(self, application: Any, ping_interval: float, ping_timeout: float, closing_timeout: float) -> None:
+        super().__init__(application, endpoints=["given to run()"], server_name="")
+        self.connections: dict[Any, dict[str, Any]] = {}
+        self.closing_timeout = closing_timeout
+        self.stopping = False
+        self.http_factory = RequestFactory(self)
+        self.ws_factory = WebSocketFactory(self, server="")
+        self.ws_factory.protocol = WebSocket
+        self.ws_factory._batched_timer = twisted_loop  # autobahn's own fires up to 1 s early: a close of 1 s is none
+        self.ws_factory.setProtocolOptions(
+            allowNullOrigin=True,  # whose origin may connect is the application's to say
+            autoPingInterval=ping_interval,
+            autoPingTimeout=ping_timeout,
+            closeHandshakeTimeout=closing_timeout,
+            failByDrop=False,  # say why before dropping
+            maxFramePayloadSize=FRAME_BYTES,
+            maxMessagePayloadSize=FRAME_BYTES,
+            openHandshakeTimeout=HANDSHAKE_S,
+        )
+
+    def run(self, listener: socket.socket, on_start: Hook | None, on_stop: Hook | None) -> None:
+        observers: Any = [log_fault]
+        globalLogBeginner.beginLoggingTo(observers, redirectStandardIO=False, discardBuffer=True)
+        asyncio.set_event_loop(twisted_loop)
+        reactor.callLater(1, self.application_checker)  # cancels applications that outlive their peer by 10 s
+        lifetime = twisted_loop.create_task(self._live(listener, on_start, on_stop))
+        reactor.run(installSignalHandlers=False)
+        lifetime.result()
+
+    async def _live(self, listener: socket.socket, on_start: Hook | None, on_stop: Hook | None) -> None:
+        signalled = asyncio.Event()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            twisted_loop.add_signal_handler(number, signalled.set)
+        try:
+            if on_start is not None:
+                await on_start()
+            listener.setblocking(False)
+            port = reactor.adoptStreamPort(listener.fileno(), listener.family, self.http_factory)
+            host, number = listener.getsockname()[:2]
+            listener.close()  # the reactor has its own copy
+            sys.stdout.write(f"Listening on http://{f'[{host}]' if ':' in host else host}:{number}/\n")
+            sys.stdout.flush()
+            await signalled.wait()
+            port.stopListening()
+            await self._stop(on_stop)
+        finally:
+            reactor.stop()
+
+    async def _stop(self, on_stop: Hook | None) -> None:
+        self.stopping = True
+        if on_stop is not None:
+            try:
+                await asyncio.wait_for(on_stop(), self.closing_timeout)
+            except Exception:
+                logger.exception("on_stop failed; its sockets are closed without it")
+        deadline = twisted_loop.time() + self.closing_timeout
+        while (busy := self._busy()) and twisted_loop.time() < deadline:
+            for protocol in busy:
+                if isinstance(protocol, WebSocket):
+                    protocol.close(1012, "restart")  # again and again: one may have been connecting until now
+            await asyncio.sleep(0.05)
+        applications = [task for entry in self.connections.values() if (task := entry.get("application_instance"))]
+        for task in applications:
+            task.cancel()
+        if applications:
+            await asyncio.wait(applications, timeout=self.closing_timeout)
+
+    def _busy(self) -> list[Any]:
+        return [
+            protocol
+            for protocol, entry in self.connections.items()
+            if ("application_instance" in entry and not entry["application_instance"].done())
+            or (isinstance(protocol, WebSocket) and "disconnected" not in entry)
+        ]
+
+    def create_application(self, protocol: Any, scope: dict[str, Any]) -> asyncio.Queue[Message] | None:
+        if protocol not in self.connections:
+            return None
+        inbox = Inbox(protocol) if isinstance(protocol, WebSocket) else asyncio.Queue[Message]()
+        scope["asgi"] = {"version": "3.0"}
+        self.connections[protocol]["application_instance"] = twisted_loop.create_task(
+            self._run_application(protocol, scope, inbox)
+        )
+        return inbox
+
+    async def _run_application(self, protocol: Any, scope: dict[str, Any], inbox: asyncio.Queue[Message]) -> None:
+        async def send(message: Message) -> None:
+            await self.handle_reply(protocol, message)
+            if isinstance(protocol, WebSocket) and protocol.outbox() > OUTBOX_PATIENCE:
+                await asyncio.sleep(0)
+
+        failed = True
+        try:
+            await self.application(scope, inbox.get, send)
+            failed = False
+        except Exception:
+            logger.exception("The application failed at %s", scope["path"])
+        finally:
+            protocol.application_ended(failed)
+
+    def protocol_disconnected(self, protocol: Any) -> None:
+        if protocol in self.connections:  # else both the application and the peer were gone before the reactor knew
+            super().protocol_disconnected(protocol)
+
+
+def serve(
+    application: Any,
+    host: str,
+    port: int,
+    *,
+    fd: int | None = None,
+    on_start: Hook | None = None,
+    on_stop: Hook | None = None,
+    ping_interval: float = 20.0,
+    ping_timeout: float = 10.0,
+    closing_timeout: float = 5.0,
+) -> None:
+    """Serves the ASGI application until SIGTERM or SIGINT; exits with 1 and one sentence when it cannot listen.
+
+    Port 0 is any free port, and `fd` an inherited socket that listens already, which goes before host and port. Prints
+    `Listening on http://127.0.0.1:8000/` once it answers. `on_start` runs in the event loop before the first connection
+    is answered; what it raises ends the server. Every `ping_interval` seconds a peer is sent a ping, and dropped when
+    nothing comes back within `ping_timeout` seconds. `closing_timeout`, in seconds, is how long a peer has to answer a
+    close, and how long each step has when the server stops: `on_stop` (which should close the application's sockets;
+    the others are closed with 1012), then the applications that are left, then those that had to be cancelled.
+    """
+    try:
+        if fd is not None:
+            listener = socket.socket(fileno=fd)
+        else:
+            family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+            listener = socket.create_server(address[:2], family=family, backlog=BACKLOG)
+    except OSError as error:
+        place = f"{host}:{port}" if fd is None else f"file descriptor {fd}"
+        sys.exit(f"Cannot listen on {place}: {str(error.strerror).partition(' (')[0]}.")
+    Server(application, ping_interval, ping_timeout, closing_timeout).run(listener, on_start, on_stop)

@@ -1,0 +1,240 @@
+"""Django's settings, every choice of the operator read from the environment. Meanings and units: .env.example."""
+
+import os
+import secrets
+from pathlib import Path
+from typing import Any
+
+from csp.constants import NONE, SELF
+from django.core.exceptions import ImproperlyConfigured
+
+from callplatform.environment import Environment
+
+BASE_DIR = Path(__file__).resolve().parent.parent
+VAR_DIR = BASE_DIR / "var"  # everything that running makes: never committed, kept between starts
+
+env = Environment(Path(os.environ.get("ENV_FILE") or BASE_DIR / ".env"))
+
+DEBUG = env.switch("DEBUG", False)
+HTTPS = env.switch("HTTPS", not DEBUG)
+HOST = env.text("HOST", "127.0.0.1")
+PORT = env.whole("PORT", 8000, least=0, most=65535)
+PROCESSES = env.whole("PROCESSES", 1, least=1)
+
+GENERATED_KEY_PREFIX = "generated-insecure-"  # callplatform/checks.py refuses such a key outside debug
+
+
+def debug_key() -> str:
+    """One key for this checkout, so that a restart in debug signs nobody out."""
+    path = VAR_DIR / "secret_key"
+    try:
+        VAR_DIR.mkdir(exist_ok=True)
+        # Two processes may start at once: the link is atomic, and the second uses the key of the first.
+        fresh = path.with_name(f"secret_key.{secrets.token_hex(4)}")
+        if not path.exists():
+            with open(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+                file.write(GENERATED_KEY_PREFIX + secrets.token_urlsafe(48))
+            try:
+                os.link(fresh, path)
+            except FileExistsError:
+                pass
+            finally:
+                fresh.unlink()
+        return path.read_text().strip()
+    except OSError as error:
+        raise ImproperlyConfigured(f"SECRET_KEY is not set, and {path} cannot be made: {error.strerror}.") from error
+
+
+SECRET_KEY = env.text("SECRET_KEY")
+if not SECRET_KEY and DEBUG:
+    SECRET_KEY = debug_key()
+if not SECRET_KEY:
+    raise ImproperlyConfigured(
+        "SECRET_KEY is not set: outside debug it must be a long random text of your own, "
+        'such as `python3 -c "import secrets; print(secrets.token_urlsafe(48))"` prints.'
+    )
+
+ALLOWED_HOSTS = env.hosts("ALLOWED_HOSTS")
+CSRF_TRUSTED_ORIGINS = env.origins("CSRF_TRUSTED_ORIGINS")
+
+INSTALLED_APPS = [
+    "django.contrib.admin",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "django.contrib.staticfiles",
+    "channels",
+    "csp",
+    "callplatform",
+    "devices",
+    "calls",
+]
+
+MIDDLEWARE = [
+    "django.middleware.security.SecurityMiddleware",
+    "csp.middleware.CSPMiddleware",
+    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+]
+
+ROOT_URLCONF = "callplatform.urls"
+ASGI_APPLICATION = "callplatform.asgi.application"
+
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "DIRS": [BASE_DIR / "templates"],
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ],
+        },
+    },
+]
+
+# --- the calls' own numbers -------------------------------------------------------------------------------------------
+
+CALLS: dict[str, Any] = {
+    "RING_S": env.seconds("RING_S", 45),
+    "RING_GRACE_S": env.seconds("RING_GRACE_S", 2),
+    "CALLER_SILENT_S": env.seconds("CALLER_SILENT_S", 20),
+    "DEVICE_SILENT_S": env.seconds("DEVICE_SILENT_S", 10),
+    "LEG_LOST_S": env.seconds("LEG_LOST_S", 45),
+    "PING_S": env.seconds("PING_S", 20),
+    "PING_CALL_S": env.seconds("PING_CALL_S", 5),
+    "PONG_S": env.seconds("PONG_S", 10),
+    "LONGEST_CALL_S": env.seconds("LONGEST_CALL_S", 8 * 3600),
+    "HELLO_S": env.seconds("HELLO_S", 10),
+    "MAX_INCOMING": env.whole("MAX_INCOMING", 1),
+    "MAX_OUTGOING": env.whole("MAX_OUTGOING", 1),
+    "FRAME_RATE": env.whole("FRAME_RATE", 200, least=1),
+    "FRAME_BURST": env.whole("FRAME_BURST", 1000, least=1),
+    "CLOCK_S": env.seconds("CLOCK_S", 1),
+    "STUN_URLS": env.ice_urls("STUN_URLS", "stun", "stuns"),
+    "TURN_URLS": env.ice_urls("TURN_URLS", "turn", "turns"),
+    "TURN_SECRET": env.text("TURN_SECRET"),
+    "TURN_TTL_S": env.whole("TURN_TTL_S", 3600, least=60),
+    "DB_THREADS": env.whole("DB_THREADS", 8, least=1, most=200),
+}
+if CALLS["TURN_URLS"] and not CALLS["TURN_SECRET"]:
+    raise ImproperlyConfigured("TURN_SECRET is not set, but TURN_URLS is: give the secret that the TURN server shares.")
+
+# --- database and channel layer ---------------------------------------------------------------------------------------
+
+DEFAULT_OPTIONS: dict[str, dict[str, Any]] = {
+    # SQLite has no row locks: a transaction that begins by taking the one write lock gives the same answers.
+    "django.db.backends.sqlite3": {
+        "transaction_mode": "IMMEDIATE",
+        "timeout": 20,
+        "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;",
+    },
+    # Room for every socket thread and for the views beside them. A lock that waits this long is a fault, and says so.
+    "django.db.backends.postgresql": {
+        "pool": {"min_size": 1, "max_size": CALLS["DB_THREADS"] + 4, "timeout": 10},
+        "options": "-c lock_timeout=5s -c statement_timeout=30s -c idle_in_transaction_session_timeout=60s",
+    },
+}
+
+database = env.database("DATABASE_URL")
+if database is None:
+    VAR_DIR.mkdir(exist_ok=True)
+    database = {"ENGINE": "django.db.backends.sqlite3", "NAME": VAR_DIR / "db.sqlite3"}
+elif database["ENGINE"] == "django.db.backends.sqlite3":
+    database["NAME"] = BASE_DIR / database["NAME"]  # a relative path means the same file wherever a command is typed
+database["OPTIONS"] = DEFAULT_OPTIONS[database["ENGINE"]] | database.get("OPTIONS", {})
+database["CONN_MAX_AGE"] = 0  # the pool keeps connections; under ASGI a kept one would stay with a dead thread
+database.setdefault("CONN_HEALTH_CHECKS", True)  # after a restart of PostgreSQL, nobody is handed a dead connection
+DATABASES = {"default": database}
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+
+REDIS_URL = env.redis("REDIS_URL")
+if REDIS_URL:
+    CHANNEL_LAYERS: dict[str, Any] = {
+        "default": {
+            "BACKEND": "channels_redis.pubsub.RedisPubSubChannelLayer",
+            "CONFIG": {"hosts": [{"address": REDIS_URL, "health_check_interval": 10, "socket_keepalive": True}]},
+        }
+    }
+else:
+    CHANNEL_LAYERS = {"default": {"BACKEND": "channels.layers.InMemoryChannelLayer", "CONFIG": {"capacity": 1000}}}
+
+# --- who may sign in, and what the browser may do ---------------------------------------------------------------------
+
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": f"django.contrib.auth.password_validation.{name}"}
+    for name in (
+        "UserAttributeSimilarityValidator",
+        "MinimumLengthValidator",
+        "CommonPasswordValidator",
+        "NumericPasswordValidator",
+    )
+]
+LOGIN_URL = "login"
+LOGIN_REDIRECT_URL = "/"
+LOGOUT_REDIRECT_URL = "login"
+
+SECURE_SSL_REDIRECT = SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = HTTPS
+SECURE_HSTS_SECONDS = 365 * 24 * 3600 if HTTPS else 0
+# The proxy that ends TLS must set this header itself, and drop one that a client sent.
+SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if HTTPS else None
+
+CONTENT_SECURITY_POLICY = {
+    "DIRECTIVES": {
+        "default-src": [NONE],
+        "script-src": [SELF],
+        "style-src": [SELF],
+        "img-src": [SELF, "data:", "blob:"],
+        "media-src": [SELF, "blob:", "mediastream:"],
+        "connect-src": [SELF],
+        "form-action": [SELF],
+        "frame-ancestors": [NONE],
+        "base-uri": [NONE],
+        "manifest-src": [SELF],
+        "worker-src": [SELF],
+    },
+}
+
+# --- files, language, log ---------------------------------------------------------------------------------------------
+
+STATIC_URL = "/static/"
+STATIC_ROOT = VAR_DIR / "static"
+STORAGES = {
+    "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
+    "staticfiles": {
+        "BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"
+        if DEBUG
+        else "callplatform.static.HashedStaticFiles",
+    },
+}
+WHITENOISE_USE_FINDERS = WHITENOISE_AUTOREFRESH = DEBUG
+
+LANGUAGE_CODE = "en"
+TIME_ZONE = "UTC"
+USE_TZ = True
+
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {"line": {"format": "{asctime} {levelname} {name}: {message}", "style": "{"}},
+    "handlers": {
+        "console": {"class": "logging.StreamHandler", "formatter": "line"},
+        "nowhere": {"class": "logging.NullHandler"},
+    },
+    "root": {"handlers": ["console"], "level": "INFO"},
+    "loggers": {
+        # Django's own handlers would print each fault a second time, or mail it.
+        "django": {"handlers": [], "level": "INFO", "propagate": True},
+        # What a stranger can cause at will (404, 403, a wrong Host) is answered, not logged; a fault of ours is.
+        "django.request": {"level": "ERROR"},
+        "django.security.DisallowedHost": {"handlers": ["nowhere"], "propagate": False},
+    },
+}

@@ -1,0 +1,15 @@
+"""Every URL of the site. The socket's path is in asgi.py."""
+
+from django.contrib import admin
+from django.contrib.auth import views as auth
+from django.urls import path
+
+from calls import views
+
+urlpatterns = [
+    path("", views.client, name="client"),
+    path("people/", views.people, name="people"),
+    path("accounts/login/", auth.LoginView.as_view(), name="login"),
+    path("accounts/logout/", views.leave, name="logout"),
+    path("admin/", admin.site.urls),
+]

@@ -1,0 +1,66 @@
+"""Acts on deadlines. They are columns, so any number of clocks may run, and none is missed for good.
+
+Each server process runs one beside its sockets; `manage.py clock` is one on its own. A clock only finds what is due:
+what then happens is decided under the call's lock, by the same rules as everything else.
+"""
+
+import asyncio
+import logging
+import time
+import uuid
+
+from django.utils import timezone
+
+from calls import conf, machine, pool, switchboard
+
+log = logging.getLogger(__name__)
+
+BATCH = 200  # due calls taken in one tick
+SWEEP_S = 2.0  # between two looks for deactivated accounts: their sockets close within 5 s
+BLIND_S = 5.0  # a gap between ticks after which silence is counted anew: nobody could be heard meanwhile
+
+
+class Clock:
+    """One clock's memory: since when it has watched without a gap, and when it swept last."""
+
+    def __init__(self) -> None:
+        self.watching_since = timezone.now()
+        self.ticked = time.monotonic()
+        self.swept = 0.0
+
+    def tick(self) -> None:
+        """Everything that is due now."""
+        now = timezone.now()
+        if time.monotonic() - self.ticked > conf.get("CLOCK_S") + BLIND_S:
+            self.watching_since = now
+        for call_id in switchboard.due_calls(now, BATCH):
+            _act(call_id, machine.Due())
+        for call_id, silent in switchboard.silent_legs(now, self.watching_since):
+            _act(call_id, silent)
+        if time.monotonic() - self.swept > SWEEP_S:
+            self.swept = time.monotonic()
+            switchboard.sign_out_deactivated()
+            switchboard.forget_spent(now)
+        self.ticked = time.monotonic()
+
+
+def _act(call_id: uuid.UUID, command: machine.Command) -> None:
+    try:
+        switchboard.perform(call_id, command, skip_locked=True)
+    except pool.AWAY:
+        raise
+    except Exception:  # one call that cannot be decided must not hold up the others
+        log.exception("a deadline of call %s could not be acted on", call_id)
+
+
+async def run() -> None:
+    """Ticks until cancelled. A tick that fails is tried again."""
+    clock = Clock()
+    while True:
+        try:
+            await pool.run(clock.tick)
+        except pool.AWAY as error:
+            log.warning("the clock could not tick: %s", str(error).strip().partition("\n")[0])
+        except Exception:
+            log.exception("the clock could not tick")
+        await asyncio.sleep(conf.get("CLOCK_S"))

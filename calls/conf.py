@@ -1,0 +1,59 @@
+"""What a site may set about calls: `settings.CALLS`, with the protocol's defaults for whatever it leaves out."""
+
+from functools import cache
+from typing import Any
+
+from django.conf import settings
+from django.core.signals import setting_changed
+
+from calls.machine import Deadlines
+
+DEFAULTS: dict[str, Any] = {
+    "RING_S": 45,
+    "RING_GRACE_S": 2,
+    "CALLER_SILENT_S": 20,
+    "DEVICE_SILENT_S": 10,
+    "LEG_LOST_S": 45,
+    "LONGEST_CALL_S": 8 * 3600,
+    "PING_S": 20,
+    "PING_CALL_S": 5,
+    "PONG_S": 10,
+    "HELLO_S": 10,
+    "MAX_INCOMING": 1,
+    "MAX_OUTGOING": 1,
+    "FRAME_RATE": 200,
+    "FRAME_BURST": 1000,
+    "CLOCK_S": 1,
+    "DB_THREADS": 8,
+    "STUN_URLS": [],
+    "TURN_URLS": [],
+    "TURN_SECRET": "",
+    "TURN_TTL_S": 3600,
+}
+
+
+@cache
+def get(name: str) -> Any:
+    """One setting; seconds are numbers, rates are frames per second."""
+    return getattr(settings, "CALLS", {}).get(name, DEFAULTS[name])
+
+
+@cache
+def deadlines() -> Deadlines:
+    """The deadlines that `machine.decide` acts on."""
+    return Deadlines(
+        ring_grace=get("RING_GRACE_S"),
+        caller_silent=get("CALLER_SILENT_S"),
+        device_silent=get("DEVICE_SILENT_S"),
+        leg_lost=get("LEG_LOST_S"),
+        longest_call=get("LONGEST_CALL_S"),
+    )
+
+
+def _forget(*, setting: str, **_: object) -> None:
+    if setting == "CALLS":
+        get.cache_clear()
+        deadlines.cache_clear()
+
+
+setting_changed.connect(_forget)  # sent by override_settings only

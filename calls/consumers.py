@@ -1,0 +1,370 @@
+"""A socket of one device: frames in, frames out. A translator that holds no rule of calls.
+
+It is a Channels consumer with its own receive loop: no thread hop and no layer subscription for each socket (the hub
+has one for the process), and a clean-up that runs however the socket ends.
+"""
+
+import asyncio
+import logging
+import math
+import time
+import uuid
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+import msgspec
+from channels.consumer import AsyncConsumer
+from django.contrib.auth.models import AbstractBaseUser
+from django.utils import timezone
+
+from calls import conf, ice, machine, models, pool, protocol, switchboard
+from calls.hub import hub
+from calls.machine import Refused, Seat
+from calls.sign_ins import SignIn
+from calls.switchboard import Goodbye, Leaving, Mail, Outcome
+from devices import presence
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+BEAT_S = 2.0  # presence is written at most this often
+SLACK_S = 5.0  # added to the deadline of presence, for a ping on its way
+MAX_UNSENT = 256  # frames waiting for a slow reader; one more drops the socket
+MAX_DEBT = 1000  # frames refused as over the rate and not waited for; then the socket is closed as flooding
+UNAVAILABLE_MS = 1000
+
+
+class NotHeld(Exception):
+    """The device is not this socket's any more."""
+
+
+class SignalingConsumer(AsyncConsumer):
+    """See the module. One command at a time for each socket, in the order in which they came."""
+
+    async def __call__(self, scope: Any, receive: Callable[[], Awaitable[Any]], send: Any) -> None:
+        self.receive, self.transmit = receive, send
+        self.user: AbstractBaseUser = scope["user"]
+        self.session_key: str = scope["session"].session_key or ""
+        self.socket_id = uuid.uuid4()
+        self.seat: Seat | None = None
+        self.calls: dict[uuid.UUID, machine.Call] = {}  # the last seen value of each live call of this device
+        self.held_back: list[tuple[str, Any]] | None = []  # what happens while the welcome is being made
+        self.unsent: deque[dict[str, Any]] = deque()
+        self.sender: asyncio.Task[None] | None = None
+        self.closing = False
+        self.beat_at = 0.0
+        self.ice_at = 0.0
+        self.tokens, self.refilled = float(conf.get("FRAME_BURST")), time.monotonic()
+        try:
+            await hub.start()
+            await self._converse()
+        finally:
+            hub.part(str(self.user.pk), self)
+            if self.seat is not None:
+                await self._leave(self.seat)
+
+    async def _converse(self) -> None:
+        await self.receive()  # websocket.connect
+        self._post({"type": "websocket.accept"})
+        if not self.user.is_authenticated:
+            self.bye("signed_out", 0)
+        said_hello = asyncio.get_running_loop().call_later(conf.get("HELLO_S"), self._expect_hello)
+        try:
+            while (message := await self.receive())["type"] != "websocket.disconnect":
+                if not self.closing:
+                    await self._hear(message)
+        finally:
+            said_hello.cancel()
+
+    async def _hear(self, message: dict[str, Any]) -> None:
+        text = message.get("text")
+        if text is None or len(text) > protocol.MAX_FRAME:
+            self.bye("protocol", 0)
+            return
+        re = None
+        try:
+            self._spend_token()
+            frame = protocol.parse(text)
+            re = frame.id
+            await self._obey(frame)
+        except Refused as refused:
+            re = re or protocol.id_of(text)
+            self._reply(re, None, refused)
+            await asyncio.sleep(0)  # a flood of refusals waits for nothing else: the sender and others have their turn
+        except pool.AWAY as error:
+            log.warning("the database did not do it: %s", str(error).strip().partition("\n")[0])
+            self._reply(re, None, Refused("unavailable", retry_ms=UNAVAILABLE_MS))
+        except Exception:
+            log.exception("a command failed")
+            self._reply(re, None, Refused("unavailable", retry_ms=UNAVAILABLE_MS))
+
+    async def _obey(self, frame: protocol.AnyFrame) -> None:
+        if isinstance(frame, protocol.Hello):
+            await self._hello(frame)
+            return
+        seat = self.seat
+        if seat is None:
+            raise protocol.bad("cmd", "Say hello first.")
+        match frame:
+            case protocol.Ping():
+                await self._ping(seat, frame)
+            case protocol.Signal():
+                await self._signal(seat, frame)
+            case protocol.MultiDevice():
+                line = await self._do(seat, switchboard.switch_multi_device, seat.key, frame.on)
+                self._send(protocol.reply(frame.id, line=switchboard.line_view(line)))
+            case protocol.Invite():
+                _fresh(frame.age)
+                data = protocol.data_of(frame.data)
+                ring_s = frame.ring_s or conf.get("RING_S")
+                placed = await self._do(
+                    seat, switchboard.place, self.user, seat, frame.call, frame.to, frame.kind, data, ring_s
+                )
+                self._settle(frame.id, placed)
+            case protocol.Answer(also=also) if also is not None:
+                _fresh(frame.age)
+                if also.do == "hold":
+                    raise Refused("not_allowed")
+                leaving = Leaving(also.call, machine.Hangup(seat))
+                command = protocol.command(frame, seat)
+                done = await self._do(seat, switchboard.perform, frame.call, command, leaving=leaving)
+                self._settle(frame.id, done)
+            case _:
+                _fresh(frame.age if isinstance(frame, protocol.Answer) else 0)
+                command = protocol.command(frame, seat)
+                self._settle(frame.id, await self._do(seat, switchboard.perform, frame.call, command))
+
+    async def _hello(self, frame: protocol.Hello) -> None:
+        if self.seat is not None:
+            raise protocol.bad("cmd", "This socket has said hello already.")
+        key = str(self.user.pk)
+        self.held_back = []
+        hub.join(key, self)  # before the calls are read: what is committed after the read comes as an event
+        try:
+            arrival, line, calls = await pool.run(self._arrive, frame)
+        except presence.InUse:
+            raise Refused("device_in_use") from None
+        except presence.NotYours:
+            raise Refused("not_found") from None
+        except presence.SignedOut:
+            self.bye("signed_out", 0)
+            return
+        finally:
+            if self.seat is None:
+                hub.part(key, self)
+        device = arrival.device
+        now = time.monotonic()
+        self.beat_at = self.ice_at = now
+        views = [view for call in calls if (view := self._view(call)) and call.state != "ended"]
+        self._send(
+            protocol.encode(
+                {
+                    "t": "welcome",
+                    "re": frame.id,
+                    "v": protocol.VERSION,
+                    "user": {"id": self.user.get_username(), "name": models.name_of(self.user)},
+                    "device": {"id": str(device.pk), "name": device.name, "kind": device.kind},
+                    "line": switchboard.line_view(line),
+                    "calls": views,
+                    "ice": ice.servers(self.user.get_username()),
+                    "ping_s": conf.get("PING_S"),
+                    "ping_call_s": conf.get("PING_CALL_S"),
+                    "pong_s": conf.get("PONG_S"),
+                }
+            )
+        )
+        waiting, self.held_back = self.held_back or [], None
+        for what, content in waiting:
+            self.take(what, content)
+
+    def _arrive(self, frame: protocol.Hello) -> tuple[presence.Arrival, Any, list[machine.Call]]:
+        arrival = presence.arrive(
+            self.user.pk,
+            self.session_key,
+            device_id=frame.device.id,
+            name=frame.device.name.strip(),
+            kind=frame.device.kind,
+            page=frame.page,
+            socket=self.socket_id,
+            take=frame.take,
+            stays_s=_stays_s(),
+        )
+        self.seat = Seat(str(self.user.pk), arrival.device.pk, arrival.device.name, frame.page)
+        if arrival.replaced is not None:
+            switchboard.tell_bye(arrival.device, "replaced", arrival.replaced)
+        if arrival.crowded_out is not None:
+            switchboard.sign_out(arrival.crowded_out)
+        line = switchboard.line_of(self.user.pk)
+        calls = switchboard.heard(self.seat.key, self.seat.device, switchboard.calls_of(self.seat.key))
+        return arrival, line, calls
+
+    async def _ping(self, seat: Seat, frame: protocol.Ping) -> None:
+        def catch_up() -> list[machine.Call]:
+            return switchboard.heard(seat.key, seat.device, switchboard.calls_of(seat.key, frame.calls))
+
+        calls = await self._do(seat, catch_up)
+        views = [view for call in calls if (view := self._view(call))]
+        newer = [view for view in views if view["v"] > frame.calls.get(uuid.UUID(view["id"]), 0)]
+        seen = {view["id"] for view in views}
+        pong: dict[str, Any] = {"t": "pong", "re": frame.id, "calls": newer}
+        gone = [str(id) for id in frame.calls if str(id) not in seen]
+        if gone:
+            pong["gone"] = gone
+        if time.monotonic() - self.ice_at > conf.get("TURN_TTL_S") / 2:
+            self.ice_at = time.monotonic()
+            pong["ice"] = ice.servers(self.user.get_username())
+        self._send(protocol.encode(pong))
+
+    async def _signal(self, seat: Seat, frame: protocol.Signal) -> None:
+        call = self.calls.get(frame.call)
+        if call is None:  # a frame was lost: look once
+            known = await self._do(seat, switchboard.calls_of, seat.key, [frame.call])
+            call = next((each for each in known if each.id == frame.call and self._view(each)), None)
+        if call is None:
+            raise Refused("not_found")
+        try:
+            switchboard.signal(call, seat, frame.to, frame.body)
+        except Refused as refused:
+            self._reply(frame.id, call, refused)
+
+    async def _do(self, seat: Seat, work: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+        """Database work for this device, with a heartbeat in the same thread when one is due."""
+
+        def job() -> T:
+            if not presence.beat(seat.device, self.socket_id, _stays_s()):
+                raise NotHeld
+            return work(*args, **kwargs)
+
+        if time.monotonic() - self.beat_at < BEAT_S:
+            return await pool.run(work, *args, **kwargs)
+        self.beat_at = time.monotonic()
+        try:
+            return await pool.run(job)
+        except NotHeld:  # the bye for it was lost on its way
+            self.bye("replaced", 0)
+            raise Refused("device_in_use") from None
+
+    def _settle(self, re: str, outcome: Outcome) -> None:
+        self._reply(re, outcome.call, outcome.refused)
+
+    # What the hub brings, in the event loop.
+
+    def take(self, what: str, content: Any) -> None:
+        """Something that was said to this user."""
+        if self.held_back is not None and what != "bye":
+            self.held_back.append((what, content))
+            return
+        match what, content:
+            case "call", machine.Call():
+                known = self.calls.get(content.id)
+                if (known is None or known.v < content.v) and (view := self._view(content)):
+                    self._send(protocol.encode({"t": "call", "call": view}))
+            case "signal", Mail():
+                if self._is_mine(content):
+                    sender = {"user": content.sender, "epoch": content.sender_epoch}
+                    mail = {"t": "signal", "call": str(content.call), "from": sender, "body": msgspec.Raw(content.body)}
+                    self._send(protocol.encode(mail))
+            case "line", dict():
+                self._send(protocol.encode({"t": "line", "line": content}))
+            case "bye", Goodbye():
+                of_mine = self.seat is not None and content.device == self.seat.device
+                if of_mine and content.socket in (None, self.socket_id):
+                    self.bye(content.why, 0)
+
+    @property
+    def sign_in(self) -> SignIn | None:
+        """Whose socket this is, once it has said hello."""
+        return SignIn(self.seat.key, self.session_key, self.seat.device) if self.seat else None
+
+    def bye(self, why: str, retry_ms: int) -> None:
+        """Says why and closes the socket, once."""
+        if self.closing:
+            return
+        self._send(protocol.encode({"t": "bye", "why": why, "retry_ms": retry_ms}))
+        self._close(why)
+
+    def _expect_hello(self) -> None:
+        if self.seat is None:
+            self._close("no_hello")
+
+    def _close(self, why: str) -> None:
+        if not self.closing:
+            self.closing = True
+            self._post({"type": "websocket.close", "code": protocol.CLOSE[why], "reason": why})
+
+    def _view(self, call: machine.Call) -> dict[str, Any] | None:
+        """This device's view, and the note of the call that signals and later frames are held against."""
+        assert self.seat is not None
+        view = machine.view(call, self.seat.key, self.seat.device, timezone.now(), self.seat.page)
+        if call.state == "ended":
+            self.calls.pop(call.id, None)
+        elif view is not None:
+            known = self.calls.get(call.id)
+            if known is None or known.v <= call.v:
+                self.calls[call.id] = call
+        return view
+
+    def _is_mine(self, mail: Mail) -> bool:
+        if self.seat is None or (mail.device, mail.page) != (self.seat.device, self.seat.page):
+            return False
+        known = self.calls.get(mail.call)
+        if known is None:
+            return True
+        epochs = {leg.user: leg.epoch for leg in known.legs}
+        return epochs[self.user.get_username()] <= mail.epoch and epochs[mail.sender] <= mail.sender_epoch
+
+    def _reply(self, re: str | None, call: machine.Call | None, refused: Refused | None) -> None:
+        view = self._view(call) if call is not None and self.seat is not None else None
+        if call is not None and view is None and refused is None:
+            refused = Refused("not_found")
+        self._send(protocol.reply(re, view, refused))
+
+    def _spend_token(self) -> None:
+        """A refused frame costs its token too: whoever does not wait gets into debt, and is closed at the end of it."""
+        now, rate = time.monotonic(), conf.get("FRAME_RATE")
+        self.tokens = min(conf.get("FRAME_BURST"), self.tokens + (now - self.refilled) * rate) - 1
+        self.refilled = now
+        if self.tokens < -MAX_DEBT:
+            self.bye("flooding", 10_000)
+        if self.tokens < 0:
+            raise Refused("rate_limited", retry_ms=math.ceil(1000 * (1 - self.tokens) / rate))
+
+    # Out, in order, never more than a bounded number of frames waiting.
+
+    def _send(self, text: str) -> None:
+        if not self.closing:
+            self._post({"type": "websocket.send", "text": text})
+
+    def _post(self, message: dict[str, Any]) -> None:
+        if len(self.unsent) >= MAX_UNSENT:
+            self.closing = True
+            self.unsent.clear()
+            message = {"type": "websocket.close", "code": protocol.CLOSE["flooding"], "reason": "slow reader"}
+        self.unsent.append(message)
+        if self.sender is None or self.sender.done():
+            self.sender = asyncio.create_task(self._send_all())
+
+    async def _send_all(self) -> None:
+        try:
+            while self.unsent:
+                await self.transmit(self.unsent.popleft())
+        except Exception as error:  # the socket is gone; its disconnect is on the way to the receive loop
+            log.debug("a frame was not sent: %s", error)
+            self.unsent.clear()
+
+    async def _leave(self, seat: Seat) -> None:
+        try:
+            await pool.run(presence.leave, seat.device, self.socket_id)
+        except pool.AWAY as error:
+            log.warning("a device that left stays online until its deadline: %s", error)
+
+
+def _fresh(age_ms: int) -> None:
+    if age_ms > protocol.MAX_AGE_MS:
+        raise Refused("expired")
+
+
+def _stays_s() -> float:
+    return conf.get("PING_S") + conf.get("PONG_S") + SLACK_S

@@ -1,0 +1,41 @@
+"""The threads in which a process's sockets do their database work.
+
+A bounded pool of our own: Channels' default puts all of it on one thread, where one waiting lock stops every socket.
+"""
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache, partial
+from typing import ParamSpec, TypeVar
+
+from django.db import InterfaceError, OperationalError, close_old_connections
+from psycopg_pool import PoolTimeout
+
+from calls import conf
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+# The database is away, or too slow to be waited for. Anything else that it raises is a fault of ours.
+AWAY = (OperationalError, InterfaceError, PoolTimeout)
+
+
+@cache
+def executor() -> ThreadPoolExecutor:
+    """The pool, made when first needed."""
+    return ThreadPoolExecutor(conf.get("DB_THREADS"), thread_name_prefix="calls-db")
+
+
+async def run(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Runs blocking database work in the pool. A cancelled caller does not stop work that has begun."""
+    job = partial(_job, work, *args, **kwargs)
+    return await asyncio.get_running_loop().run_in_executor(executor(), job)
+
+
+def _job(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    close_old_connections()
+    try:
+        return work(*args, **kwargs)
+    finally:
+        close_old_connections()

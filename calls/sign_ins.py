@@ -1,0 +1,76 @@
+"""Looks again at the sign-ins behind this process's open sockets.
+
+Channels' middleware looks once, when a socket connects. A sign-in that has ended since (a changed password, a session
+that was deleted or ran out) must not keep a socket, nor a call.
+"""
+
+import asyncio
+import logging
+import uuid
+from collections.abc import Iterable
+from importlib import import_module
+from typing import Any, NamedTuple
+
+from django.conf import settings
+from django.contrib.auth import HASH_SESSION_KEY, SESSION_KEY, get_user_model
+from django.utils import timezone
+
+from calls import pool, switchboard
+from calls.hub import hub
+from devices.models import Device
+
+log = logging.getLogger(__name__)
+
+LOOK_S = 60.0  # between two looks; a deactivated account does not wait for it, see the clock
+CHUNK = 500  # sign-ins in one look at the database
+
+
+class SignIn(NamedTuple):
+    """A socket's claim to be somebody."""
+
+    key: str
+    session_key: str
+    device: uuid.UUID
+
+
+def ended(sign_ins: Iterable[SignIn]) -> list[SignIn]:
+    """Those whose session is gone, or no longer fits the account."""
+    claims = list(sign_ins)
+    users = get_user_model()._default_manager.in_bulk({claim.key for claim in claims})
+    people = {str(pk): user for pk, user in users.items()}
+    sessions = _sessions({claim.session_key for claim in claims})
+
+    def holds(claim: SignIn) -> bool:
+        user, session = people.get(claim.key), sessions.get(claim.session_key, {})
+        if user is None or not user.is_active or session.get(SESSION_KEY) != claim.key:
+            return False
+        return session.get(HASH_SESSION_KEY) in (user.get_session_auth_hash(), *user.get_session_auth_fallback_hash())
+
+    return [claim for claim in claims if not holds(claim)]
+
+
+def look(sign_ins: Iterable[SignIn]) -> None:
+    """Signs out the devices of those that have ended."""
+    devices = {claim.device for claim in ended(sign_ins)}
+    for device in Device.objects.filter(pk__in=devices, signed_out_at=None):
+        switchboard.sign_out(device)
+
+
+async def run() -> None:
+    """Looks at every open socket of this process, again and again, until cancelled."""
+    while True:
+        await asyncio.sleep(LOOK_S)
+        claims = sorted({socket.sign_in for group in hub.sockets.values() for socket in group if socket.sign_in})
+        for start in range(0, len(claims), CHUNK):
+            try:
+                await pool.run(look, claims[start : start + CHUNK])
+            except pool.AWAY as error:
+                log.warning("the sign-ins were not looked at: %s", str(error).strip().partition("\n")[0])
+
+
+def _sessions(keys: set[str]) -> dict[str, dict[str, Any]]:
+    store = import_module(settings.SESSION_ENGINE).SessionStore
+    if hasattr(store, "get_model_class"):  # sessions in the database: all at once
+        rows = store.get_model_class().objects.filter(session_key__in=keys, expire_date__gt=timezone.now())
+        return {row.session_key: row.get_decoded() for row in rows}
+    return {key: store(key).load() for key in keys}

@@ -1,0 +1,158 @@
+// Who this page is: a named device of the signed-in user, kept in this browser's storage, one for each slot.
+// A slot is a tab that is a device of its own (`?device=phone`), so that several can be tried in one browser. A Web Lock
+// for each device tells whether another tab of this browser has it open.
+
+const MAIN = "main";
+const NAMES = ["Phone", "Laptop", "Tablet"];
+const UNLOADING_MS = 250; // a reload may meet the lock of its own dying page
+
+export class Identity {
+  #storage;
+  #locks;
+  #user;
+  #slot;
+  #kept;
+
+  constructor(user, search, { storage = globalThis.localStorage, locks = globalThis.navigator?.locks, guess } = {}) {
+    this.#storage = storage;
+    this.#locks = locks;
+    this.#user = user;
+    this.#slot = new URLSearchParams(search).get("device") || MAIN;
+    const name = this.#slot === MAIN ? (guess ?? guessName(globalThis.navigator)) : titled(this.#slot);
+    this.#kept = { id: null, name, ...this.#read(this.#slot) };
+  }
+
+  get id() {
+    return this.#kept.id;
+  }
+
+  get name() {
+    return this.#kept.name;
+  }
+
+  // What the server says this device is; `{id: null}` when it does not know it any more.
+  keep(said) {
+    this.#kept = { ...this.#kept, ...said };
+    this.#write(this.#slot, this.#kept);
+  }
+
+  // Prepares one more device, and returns the address to open it at.
+  another(name) {
+    const taken = this.#others();
+    const wanted = slug(name);
+    let slot = wanted;
+    for (let n = 2; slot === MAIN || taken.has(slot); n += 1) slot = `${wanted}-${n}`;
+    this.#write(slot, { id: null, name });
+    return `?device=${encodeURIComponent(slot)}`;
+  }
+
+  // A name that no device here has yet.
+  proposal() {
+    const used = new Set([this.name, ...this.#others().values()]);
+    const candidates = function* () {
+      yield* NAMES;
+      for (let n = 2; ; n += 1) yield* NAMES.map((name) => `${name} ${n}`);
+    };
+    for (const name of candidates()) if (!used.has(name)) return name;
+  }
+
+  // True when no other tab of this browser has this device, which is from then on this tab's as long as it lives.
+  async hold() {
+    if (await this.#lock({ ifAvailable: true })) return true;
+    await new Promise((resolve) => setTimeout(resolve, UNLOADING_MS));
+    return this.#lock({ ifAvailable: true });
+  }
+
+  // Takes the device from the tab that has it.
+  steal() {
+    return this.#lock({ steal: true });
+  }
+
+  #lock(how) {
+    if (!this.#locks) return Promise.resolve(false);
+    return new Promise((resolve) => {
+      this.#locks
+        .request(this.#key(this.#slot), how, (lock) => {
+          resolve(lock !== null);
+          return lock && new Promise(() => {}); // until the page ends, or another steals it
+        })
+        .catch(() => resolve(false));
+    });
+  }
+
+  #others() {
+    const prefix = this.#key("");
+    const slots = new Map();
+    try {
+      for (const key of Object.keys(this.#storage)) {
+        if (key.startsWith(prefix)) slots.set(key.slice(prefix.length), this.#read(key.slice(prefix.length))?.name);
+      }
+    } catch {
+      // storage is forbidden: this browser has one device, until the page is closed
+    }
+    return slots;
+  }
+
+  #key(slot) {
+    return `calls.device.${this.#user}.${slot}`;
+  }
+
+  #read(slot) {
+    try {
+      return JSON.parse(this.#storage.getItem(this.#key(slot)));
+    } catch {
+      return null;
+    }
+  }
+
+  #write(slot, value) {
+    try {
+      this.#storage.setItem(this.#key(slot), JSON.stringify(value));
+    } catch {
+      // as above
+    }
+  }
+}
+
+// "Chromium on Linux": what a person would call this browser.
+export function guessName(navigator) {
+  const agent = navigator?.userAgent ?? "";
+  const brands = (navigator?.userAgentData?.brands ?? []).map((one) => one.brand);
+  const browsers = [
+    ["Edge", /Edg\//],
+    ["Opera", /OPR\//],
+    ["Samsung Internet", /SamsungBrowser/],
+    ["Firefox", /Firefox|FxiOS/],
+    ["Chrome", /CriOS/],
+    ["Chromium", /Chromium/],
+    ["Chrome", /Chrome/],
+    ["Safari", /Safari/],
+  ];
+  const systems = [
+    ["Android", /Android/],
+    ["iPhone", /iPhone/],
+    ["iPad", /iPad/],
+    ["Windows", /Windows/],
+    ["Mac", /Mac OS|Macintosh/],
+    ["ChromeOS", /CrOS/],
+    ["Linux", /Linux/],
+  ];
+  const plain = brands.includes("Chromium") && !brands.some((brand) => /Google|Edge|Opera|Samsung/.test(brand));
+  const browser = plain ? "Chromium" : (browsers.find(([, mark]) => mark.test(agent))?.[0] ?? "Browser");
+  const system = systems.find(([, mark]) => mark.test(agent))?.[0];
+  return system ? `${browser} on ${system}` : browser;
+}
+
+function slug(name) {
+  const plain = name
+    .normalize("NFKD")
+    .toLowerCase()
+    .replace(/[^a-z0-9]+/g, "-")
+    .replace(/^-+|-+$/g, "");
+  return plain || "device";
+}
+
+function titled(slot) {
+  const words = slot.replace(/[-_]+/g, " ").trim();
+  return (words.charAt(0).toUpperCase() + words.slice(1)).slice(0, 64) || "Device";
+}

@@ -1,0 +1,400 @@
+// Media: this device's microphone and camera (Media), and one connection to one other leg (Peer).
+// A Peer belongs to one (leg, epoch) on each side and speaks only through the `send` it is given; what it is sent for
+// other epochs it ignores. It knows no socket, no call and no screen.
+
+const REPEAT_MS = [2_000, 4_000, 8_000, 15_000];
+const BATCH_MS = 100;
+const BATCH_SIZE = 20; // candidates of about 200 bytes each: far below the 32 KiB of a signal
+const DISCONNECTED_MS = 2_000; // often heals by itself
+const POLITE_WAIT_MS = 2_000; // the polite side lets the other one restart first
+
+// ── one connection ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+// Bodies on the wire, both ways, always with both epochs:
+//   {epoch, to_epoch, description: {type, sdp}, offer}   `offer` counts the offerer's offers; an answer repeats it
+//   {epoch, to_epoch, candidates: [RTCIceCandidateInit, …]}
+//
+// The impolite side makes the first offer, with one section for each kind, sending or not. So a microphone or a camera
+// that comes later, or goes, is a replaced track and needs no negotiation; what remains to negotiate is ICE restarts.
+// Signals may be lost (nothing stores them): an offer without an answer is made again, and again.
+export class Peer {
+  #options;
+  #pc;
+  #tracks;
+  #making = false;
+  #ignoring = false;
+  #answerPending = false;
+  #offers = 0;
+  #theirOffer = null;
+  #unanswered = 0;
+  #healing = 0;
+  #queue = Promise.resolve();
+  #candidates = []; // mine, waiting for the next batch
+  #early = []; // theirs, before their description
+  #timer = {};
+  #measured = null;
+  #closed = false;
+
+  // options:
+  //   epoch, theirEpoch, polite, ice (iceServers), kinds (["audio"] or ["audio", "video"])
+  //   tracks {audio, video}   what to send from the start, null for nothing yet
+  //   send(body)              may lose it
+  //   onChange()              `link` or the received tracks changed
+  constructor(options) {
+    this.#options = { RTCPeerConnection: globalThis.RTCPeerConnection, timers: globalThis, ...options };
+    this.#tracks = { audio: null, video: null, ...options.tracks };
+    this.received = { audio: null, video: null };
+    const pc = new this.#options.RTCPeerConnection({ iceServers: options.ice, bundlePolicy: "max-bundle" });
+    this.#pc = pc;
+    pc.ontrack = ({ track }) => {
+      this.received[track.kind] = track;
+      options.onChange();
+    };
+    pc.onicecandidate = ({ candidate }) => candidate && this.#trickle(candidate);
+    pc.onnegotiationneeded = () => this.#offer();
+    pc.oniceconnectionstatechange = () => this.#watch();
+    pc.onconnectionstatechange = () => options.onChange();
+    if (!options.polite) {
+      for (const kind of options.kinds) {
+        pc.addTransceiver(this.#tracks[kind] ?? kind, { direction: "sendrecv" });
+      }
+    }
+  }
+
+  // connecting · up · down (it was up, or never came up, and is being repaired)
+  get link() {
+    const state = this.#pc.connectionState;
+    if (state === "connected") return "up";
+    return state === "disconnected" || state === "failed" || this.#healing ? "down" : "connecting";
+  }
+
+  // Sends another track, or with null none.
+  async setTrack(kind, track) {
+    this.#tracks[kind] = track;
+    await this.#transceiver(kind)?.sender.replaceTrack(track);
+  }
+
+  // A signal's body arrived. Handled one after the other; of another epoch: not at all.
+  accept(body) {
+    if (this.#closed || body?.epoch !== this.#options.theirEpoch || body.to_epoch !== this.#options.epoch) return;
+    this.#enqueue(() => (body.description ? this.#described(body) : this.#reachable(body.candidates ?? [])));
+  }
+
+  // The network under us changed: new candidates at once, whatever the old ones still seem to be.
+  restart() {
+    if (this.#closed) return;
+    this.#pc.restartIce();
+    if (this.#pc.signalingState === "have-local-offer") this.#enqueue(() => this.#offerAgain());
+  }
+
+  // Signals can pass again after they could not: repeat what may have been lost.
+  repeat() {
+    if (this.#closed || this.link === "up") return;
+    if (this.#pc.signalingState === "have-local-offer") this.#enqueue(() => this.#offerAgain());
+    else if (!this.#options.polite) this.restart();
+  }
+
+  // {rtt (ms), loss (share of packets lost since the last question)}, null while there is nothing to measure.
+  async quality() {
+    if (this.link !== "up") return null;
+    let rtt = null;
+    let lost = 0;
+    let got = 0;
+    for (const stat of (await this.#pc.getStats()).values()) {
+      if (stat.type === "candidate-pair" && stat.nominated) rtt = (stat.currentRoundTripTime ?? 0) * 1000;
+      if (stat.type === "inbound-rtp") {
+        lost += stat.packetsLost ?? 0;
+        got += stat.packetsReceived ?? 0;
+      }
+    }
+    const before = this.#measured;
+    this.#measured = { lost, got };
+    if (!before || rtt === null) return null;
+    const total = lost - before.lost + (got - before.got);
+    return { rtt, loss: total > 0 ? Math.max(0, lost - before.lost) / total : 0 };
+  }
+
+  close() {
+    this.#closed = true;
+    for (const name of Object.keys(this.#timer)) this.#cancel(name);
+    const pc = this.#pc;
+    pc.ontrack = pc.onicecandidate = pc.onnegotiationneeded = null;
+    pc.oniceconnectionstatechange = pc.onconnectionstatechange = null;
+    pc.close();
+  }
+
+  // Perfect negotiation, as the W3C recommendation has it, from here.
+
+  async #offer() {
+    this.#making = true;
+    try {
+      await this.#pc.setLocalDescription();
+      this.#describe();
+    } catch (error) {
+      this.#unlessClosed(error);
+    } finally {
+      this.#making = false;
+    }
+  }
+
+  #describe() {
+    if (this.#closed) return;
+    const { type, sdp } = this.#pc.localDescription;
+    if (type === "offer") {
+      this.#offers += 1;
+      this.#after("answer", REPEAT_MS[Math.min(this.#unanswered, REPEAT_MS.length - 1)], () =>
+        this.#enqueue(() => this.#offerAgain()),
+      );
+    }
+    this.#send({ description: { type, sdp }, offer: type === "offer" ? this.#offers : this.#theirOffer });
+  }
+
+  async #offerAgain() {
+    if (this.#pc.signalingState !== "have-local-offer") return;
+    this.#unanswered += 1;
+    await this.#offer();
+  }
+
+  async #described({ description, offer }) {
+    const pc = this.#pc;
+    const isOffer = description.type === "offer";
+    if (!isOffer && (pc.signalingState !== "have-local-offer" || (offer ?? this.#offers) !== this.#offers)) return;
+    const ready = !this.#making && (pc.signalingState === "stable" || this.#answerPending);
+    this.#ignoring = isOffer && !ready && !this.#options.polite;
+    if (this.#ignoring) return;
+    this.#answerPending = !isOffer;
+    try {
+      await pc.setRemoteDescription(description);
+    } finally {
+      this.#answerPending = false;
+    }
+    this.#unanswered = 0;
+    this.#cancel("answer");
+    const early = this.#early;
+    this.#early = [];
+    await this.#reachable(early);
+    if (!isOffer) return;
+    this.#theirOffer = offer ?? null;
+    for (const kind of this.#options.kinds) await this.#occupy(kind);
+    await pc.setLocalDescription();
+    this.#describe();
+  }
+
+  // Answers the other's offer with what I send, in its own section.
+  async #occupy(kind) {
+    const transceiver = this.#transceiver(kind);
+    if (!transceiver) return;
+    transceiver.direction = "sendrecv";
+    if (transceiver.sender.track !== this.#tracks[kind]) await transceiver.sender.replaceTrack(this.#tracks[kind]);
+  }
+
+  #transceiver(kind) {
+    return this.#pc.getTransceivers().find((one) => one.receiver.track.kind === kind && one.currentDirection !== "stopped");
+  }
+
+  async #reachable(candidates) {
+    if (!this.#pc.remoteDescription) {
+      this.#early.push(...candidates);
+      return;
+    }
+    for (const candidate of candidates) {
+      try {
+        await this.#pc.addIceCandidate(candidate);
+      } catch {
+        // Of an offer that was ignored, or of credentials that a restart replaced: it costs one path, never the call.
+      }
+    }
+  }
+
+  #trickle(candidate) {
+    this.#candidates.push(candidate.toJSON());
+    if (this.#candidates.length >= BATCH_SIZE) this.#flush();
+    else if (!this.#timer.batch) this.#after("batch", BATCH_MS, () => this.#flush());
+  }
+
+  #flush() {
+    this.#cancel("batch");
+    const candidates = this.#candidates;
+    this.#candidates = [];
+    if (candidates.length) this.#send({ candidates });
+  }
+
+  #send(body) {
+    this.#options.send({ epoch: this.#options.epoch, to_epoch: this.#options.theirEpoch, ...body });
+  }
+
+  // Repairs: at once when ICE failed, after a moment when it may still heal, again and again until it is up.
+  #watch() {
+    const state = this.#pc.iceConnectionState;
+    const grace = this.#options.polite ? POLITE_WAIT_MS : 0;
+    if (state === "connected" || state === "completed") {
+      this.#healing = 0;
+      this.#cancel("heal");
+    } else if (state === "failed") this.#heal(grace);
+    else if (state === "disconnected") this.#heal(grace + DISCONNECTED_MS);
+    this.#options.onChange();
+  }
+
+  #heal(delay) {
+    this.#after("heal", delay, () => {
+      this.#healing += 1;
+      this.restart();
+      this.#heal(REPEAT_MS[Math.min(this.#healing, REPEAT_MS.length - 1)]);
+      this.#options.onChange();
+    });
+  }
+
+  #enqueue(step) {
+    this.#queue = this.#queue.then(() => this.#closed || step()).catch((error) => this.#unlessClosed(error));
+  }
+
+  #unlessClosed(error) {
+    if (!this.#closed) console.warn("negotiation:", error.message);
+  }
+
+  #after(name, ms, action) {
+    this.#cancel(name);
+    this.#timer[name] = this.#options.timers.setTimeout(() => {
+      this.#timer[name] = null;
+      action();
+    }, ms);
+  }
+
+  #cancel(name) {
+    if (this.#timer[name]) this.#options.timers.clearTimeout(this.#timer[name]);
+    this.#timer[name] = null;
+  }
+}
+
+// ── this device's microphone and camera ─────────────────────────────────────────────────────────────────────────────
+
+const MICROPHONE = { echoCancellation: true, noiseSuppression: true, autoGainControl: true };
+const CAMERA = { width: { ideal: 1280 }, height: { ideal: 720 }, frameRate: { ideal: 30 }, facingMode: "user" };
+
+// What one call takes from this device. A call never fails for want of a camera or a microphone: `problem` says what is
+// missing, and the call goes on with what there is.
+export class Media {
+  #devices;
+  #onTrack;
+  #closed = false;
+
+  // onTrack(kind, track or null): what is sent changed (the camera went off, a microphone came back)
+  constructor({ onTrack, devices = globalThis.navigator?.mediaDevices }) {
+    this.#devices = devices;
+    this.#onTrack = onTrack;
+    this.tracks = { audio: null, video: null };
+    this.mic = true; // what the person wants, whether or not there is a device for it
+    this.cam = false;
+    this.problem = null; // insecure · denied · no_microphone · camera_denied · no_camera · camera_in_use · microphone_in_use
+  }
+
+  // Resolves when the devices are open, or are known not to open. Never rejects.
+  async open({ mic, cam }) {
+    this.mic = mic;
+    this.cam = cam;
+    const found = await acquire(this.#devices, cam);
+    this.problem = found.problem;
+    for (const track of found.tracks) this.#use(track);
+    if (cam && !this.tracks.video) this.cam = false;
+  }
+
+  get sendsAudio() {
+    return this.mic && this.tracks.audio !== null;
+  }
+
+  get sendsVideo() {
+    return this.cam && this.tracks.video !== null;
+  }
+
+  // The microphone stays open while it is muted, so that speaking again takes no time.
+  async setMic(on) {
+    this.mic = on;
+    if (on && !this.tracks.audio) await this.#fetch("audio");
+    if (this.tracks.audio) this.tracks.audio.enabled = on;
+  }
+
+  // The camera is let go when it is off, so that its light goes out.
+  async setCam(on) {
+    this.cam = on;
+    if (!on) this.#release("video");
+    else if (!this.tracks.video) await this.#fetch("video");
+    this.cam = this.tracks.video !== null;
+  }
+
+  close() {
+    this.#closed = true;
+    this.#release("audio");
+    this.#release("video");
+  }
+
+  async #fetch(kind) {
+    const found = await acquire(this.#devices, kind === "video", kind === "audio");
+    this.problem = found.problem;
+    for (const track of found.tracks) this.#use(track);
+  }
+
+  #use(track) {
+    const wanted = track.kind === "audio" || this.cam; // a person may have switched the camera off while it opened
+    if (this.#closed || !wanted || this.tracks[track.kind]) return track.stop();
+    track.enabled = track.kind === "audio" ? this.mic : true;
+    track.onended = () => this.#unplugged(track);
+    this.tracks[track.kind] = track;
+    this.#onTrack(track.kind, track);
+  }
+
+  #release(kind) {
+    const track = this.tracks[kind];
+    if (!track) return;
+    track.onended = null;
+    track.stop();
+    this.tracks[kind] = null;
+    this.#onTrack(kind, null);
+  }
+
+  // A headset was pulled out, or the permission taken back: go on with what else there is.
+  async #unplugged(track) {
+    if (this.tracks[track.kind] !== track) return;
+    this.#release(track.kind);
+    await this.#fetch(track.kind);
+    if (track.kind === "video") this.cam = this.tracks.video !== null;
+  }
+}
+
+// True when opening them will ask nobody anything.
+export async function permitted(cam, permissions = globalThis.navigator?.permissions) {
+  try {
+    const names = cam ? ["microphone", "camera"] : ["microphone"];
+    const states = await Promise.all(names.map((name) => permissions.query({ name })));
+    return states.every((one) => one.state === "granted");
+  } catch {
+    return false; // the browser does not tell: assume that it asks
+  }
+}
+
+// All that was asked for, else what of it can be had: {tracks, problem}.
+async function acquire(devices, cam, mic = true) {
+  if (!devices?.getUserMedia) return { tracks: [], problem: "insecure" };
+  const first = await attempt(devices, mic, cam);
+  if (first.tracks.length || !(mic && cam)) return { tracks: first.tracks, problem: problemOf(first.error, mic ? "microphone" : "camera") };
+  const audio = await attempt(devices, true, false);
+  if (audio.tracks.length) return { tracks: audio.tracks, problem: problemOf(first.error, "camera") };
+  if (audio.error.name === "NotAllowedError") return { tracks: [], problem: "denied" };
+  const video = await attempt(devices, false, true);
+  return { tracks: video.tracks, problem: problemOf(audio.error, "microphone") };
+}
+
+async function attempt(devices, mic, cam) {
+  try {
+    const stream = await devices.getUserMedia({ audio: mic && MICROPHONE, video: cam && CAMERA });
+    return { tracks: stream.getTracks(), error: null };
+  } catch (error) {
+    return { tracks: [], error };
+  }
+}
+
+function problemOf(error, device) {
+  if (!error) return null;
+  if (error.name === "NotAllowedError") return device === "camera" ? "camera_denied" : "denied";
+  if (error.name === "NotReadableError" || error.name === "AbortError") return `${device}_in_use`;
+  return `no_${device}`;
+}

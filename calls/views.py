@@ -1,0 +1,62 @@
+"""The client's page, the people in it, and signing out."""
+
+from django.conf import settings
+from django.contrib.auth import get_user_model, logout
+from django.contrib.auth.decorators import login_required
+from django.core.paginator import Paginator
+from django.db.models import Exists, OuterRef, Q
+from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.shortcuts import redirect, render
+from django.urls import reverse
+from django.utils import timezone
+from django.views.decorators.csrf import ensure_csrf_cookie
+from django.views.decorators.http import require_safe, require_POST
+
+from calls.models import name_of
+from calls.switchboard import sign_out
+from devices.models import Device
+
+PEOPLE_A_PAGE = 100
+
+
+@require_safe
+@login_required
+@ensure_csrf_cookie
+def client(request: HttpRequest) -> HttpResponse:
+    """The call screens."""
+    boot = {
+        "user": {"id": request.user.get_username(), "name": name_of(request.user)},
+        "socket": "/ws/",
+        "people": reverse("people"),
+        "login": reverse("login"),
+    }
+    return render(request, "calls/client.html", {"boot": boot})
+
+
+@require_safe
+def people(request: HttpRequest) -> JsonResponse:
+    """Everybody else whose names contain the words of `q`, online first: `{people: [{id, name, online}], more}`."""
+    if not request.user.is_authenticated:
+        return JsonResponse({"error": "Sign in first."}, status=401)
+    User = get_user_model()
+    online = Device.objects.filter(user=OuterRef("pk"), signed_out_at=None, online_until__gt=timezone.now())
+    others = User._default_manager.filter(is_active=True).exclude(pk=request.user.pk).annotate(online=Exists(online))
+    for word in request.GET.get("q", "")[:150].replace("\0", "").split():
+        others = others.filter(
+            Q(username__icontains=word) | Q(first_name__icontains=word) | Q(last_name__icontains=word)
+        )
+    pages = Paginator(others.order_by("-online", "first_name", "last_name", "username"), PEOPLE_A_PAGE)
+    page = pages.get_page(request.GET.get("page"))
+    found = [{"id": each.get_username(), "name": name_of(each), "online": each.online} for each in page]
+    return JsonResponse({"people": found, "more": page.has_next()})
+
+
+@require_POST
+def leave(request: HttpRequest) -> HttpResponse:
+    """Signs out of this browser: its devices with it, so that none goes on ringing."""
+    if request.user.is_authenticated and request.session.session_key:
+        mine = Device.objects.filter(user=request.user.pk, session_key=request.session.session_key, signed_out_at=None)
+        for device in mine:
+            sign_out(device)
+    logout(request)
+    return redirect(settings.LOGOUT_REDIRECT_URL or settings.LOGIN_URL)

@@ -1,0 +1,38 @@
+"""Which of a user's devices ring.
+
+Pure: imports neither Django nor Channels nor asyncio, and knows nothing of calls.
+"""
+
+import datetime as dt
+import uuid
+from collections.abc import Iterable
+from typing import NamedTuple
+
+
+class Known(NamedTuple):
+    """A signed-in device, as far as the choice needs it."""
+
+    id: uuid.UUID
+    logged_in_at: dt.datetime  # a reconnect does not move it
+    online: bool
+
+
+class Choice(NamedTuple):
+    """Who rings. `only` is None when every signed-in device rings; `reachable` is False when there is none."""
+
+    only: uuid.UUID | None
+    reachable: bool
+    online: bool
+
+
+def choose(multi_device: bool, devices: Iterable[Known]) -> Choice:
+    """On: every signed-in device, those that connect while it rings included. Off: the most recent login that is
+    online, or, when none is, the most recent login."""
+    known = list(devices)
+    online = any(device.online for device in known)
+    if not known:
+        return Choice(None, False, False)
+    if multi_device:
+        return Choice(None, True, online)
+    latest = max(known, key=lambda device: (device.online, device.logged_in_at, device.id))
+    return Choice(latest.id, True, online)

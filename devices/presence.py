@@ -1,0 +1,107 @@
+"""A device arrives, is heard from, and leaves. Whether it is online is computed from a time, never counted.
+
+Imports nothing of calls. Each function is one short transaction on one device's row.
+"""
+
+import datetime as dt
+import uuid
+from typing import Any, NamedTuple
+
+from django.db import transaction
+from django.utils import timezone
+
+from devices.models import Device
+from devices.policy import Known
+
+MAX_DEVICES = 100  # signed-in devices of one user; one more signs out the one unheard of for longest
+
+
+class NotYours(Exception):
+    """No such device of this user."""
+
+
+class InUse(Exception):
+    """Another live page holds the device."""
+
+
+class SignedOut(Exception):
+    """The device was signed out, and nobody has signed in on it since."""
+
+
+class Arrival(NamedTuple):
+    """A device that has said hello. `replaced` is the socket that held it until now, `crowded_out` a device that has to
+    be signed out to make room for a new one."""
+
+    device: Device
+    replaced: uuid.UUID | None = None
+    crowded_out: Device | None = None
+
+
+def arrive(
+    user_id: Any,
+    session_key: str,
+    *,
+    device_id: uuid.UUID | None,
+    name: str,
+    kind: str,
+    page: uuid.UUID,
+    socket: uuid.UUID,
+    take: bool,
+    stays_s: float,
+) -> Arrival:
+    """The socket takes the device, for `stays_s` seconds unless it is heard from again.
+
+    A new device, or a known one under a new sign-in, is a login; a reconnect is not. Raises NotYours, InUse, SignedOut.
+    """
+    now = timezone.now()
+    until = now + dt.timedelta(seconds=stays_s)
+    held = {"page": page, "socket": socket, "last_seen_at": now, "online_until": until}
+    with transaction.atomic(durable=True):
+        if device_id is None:
+            crowded_out = _make_room(user_id)
+            device = Device.objects.create(
+                user_id=user_id, name=name, kind=kind, session_key=session_key, logged_in_at=now, **held
+            )
+            return Arrival(device, crowded_out=crowded_out)
+        known = Device.objects.select_for_update(no_key=True).filter(pk=device_id, user_id=user_id).first()
+        if known is None:
+            raise NotYours
+        new_sign_in = known.session_key != session_key
+        if known.signed_out_at and not new_sign_in:
+            raise SignedOut
+        replaced = known.socket
+        if replaced and known.page != page and known.online_until > now and not take:
+            raise InUse
+        if new_sign_in:
+            known.logged_in_at, known.session_key, known.signed_out_at = now, session_key, None
+        for field, value in held.items():
+            setattr(known, field, value)
+        known.save(update_fields=["logged_in_at", "session_key", "signed_out_at", *held])
+        return Arrival(known, replaced=replaced)
+
+
+def beat(device_id: uuid.UUID, socket: uuid.UUID, stays_s: float) -> bool:
+    """The socket was heard from; False when the device is no longer this socket's."""
+    now = timezone.now()
+    until = now + dt.timedelta(seconds=stays_s)
+    mine = Device.objects.filter(pk=device_id, socket=socket, signed_out_at=None)
+    return mine.update(last_seen_at=now, online_until=until) == 1
+
+
+def leave(device_id: uuid.UUID, socket: uuid.UUID) -> None:
+    """The socket is gone. A newer socket of the device is left alone."""
+    mine = Device.objects.filter(pk=device_id, socket=socket)
+    mine.update(page=None, socket=None, online_until=timezone.now())
+
+
+def known(user_id: Any) -> list[Known]:
+    """The user's signed-in devices, the most recent login first."""
+    now = timezone.now()
+    rows = Device.objects.filter(user_id=user_id, signed_out_at=None).order_by("-logged_in_at", "-id")
+    fields = rows.values_list("id", "logged_in_at", "online_until")[:MAX_DEVICES]
+    return [Known(id, logged_in_at, online_until > now) for id, logged_in_at, online_until in fields]
+
+
+def _make_room(user_id: Any) -> Device | None:
+    signed_in = Device.objects.filter(user_id=user_id, signed_out_at=None)
+    return signed_in.order_by("online_until").first() if signed_in.count() >= MAX_DEVICES else None

@@ -1,0 +1,141 @@
+"""The operator sees, limits, signs out and ends, in the admin."""
+
+import re
+
+import pytest
+from asgiref.sync import sync_to_async
+from django.contrib.auth.models import Permission
+from django.test import Client
+
+from calls.models import Call
+from devices.models import Line
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+class Operator:
+    """Somebody at the admin, in a browser of their own."""
+
+    def __init__(self, user):
+        self.browser = Client()
+        self.browser.force_login(user)
+
+    async def get(self, path: str) -> str:
+        response = await sync_to_async(self.browser.get)(f"/admin/{path}")
+        assert response.status_code == 200, response
+        return response.content.decode()
+
+    async def post(self, path: str, **data: object):
+        return await sync_to_async(self.browser.post)(f"/admin/{path}", data, follow=True)
+
+    async def act(self, path: str, action: str, *ids: object) -> str:
+        response = await self.post(path, action=action, _selected_action=[str(id) for id in ids])
+        return response.content.decode()
+
+
+@pytest.fixture
+async def operator(people):
+    return await sync_to_async(Operator)(people["operator"])
+
+
+async def test_a_limit_changed_in_the_list_holds_for_the_next_call(operator, page, people):
+    bob, callers = await page("bob"), [await page(name) for name in ("alice", "carol", "dave")]
+    await sync_to_async(Line.objects.exclude(user=people["bob"]).delete)()
+    assert "1 (default)" in await operator.get("devices/line/")
+    row = {
+        "form-0-user": people["bob"].pk,
+        "form-0-multi_device": "on",
+        "form-0-max_incoming": 2,
+        "form-0-max_outgoing": "",
+    }
+    form = {"form-TOTAL_FORMS": 1, "form-INITIAL_FORMS": 1, "_save": "Save", **row}
+    await operator.post("devices/line/", **form)
+    assert (await bob.until(lambda frame: frame["t"] == "line"))["line"]["max_incoming"] == 2
+    states = [(await caller.invite("bob"))["call"]["state"] for caller in callers]
+    assert states == ["ringing", "ringing", "ended"]
+
+
+async def test_the_list_of_lines_says_who_is_online_and_in_a_call(operator, page):
+    alice = await page("alice")
+    await page("bob")
+    await alice.invite("bob")
+    text = await operator.get("devices/line/?q=alice")
+    assert re.search(r'field-online"><img[^>]+alt="True"', text)
+    assert 'field-live_calls">1<' in text
+
+
+async def test_the_operator_ends_a_live_call_and_both_sides_are_told(operator, page):
+    alice, bob = await page("alice"), await page("bob", "Phone")
+    call = (await alice.invite("bob"))["call"]["id"]
+    await bob.sees(call)
+    await bob.ask("answer", call=call)
+    assert "1 ended." in await operator.act("calls/call/", "end_call", call)
+    await alice.sees(call, state="ended", reason="operator")
+    await bob.sees(call, state="ended", reason="operator")
+    assert "0 ended. 1 had ended before." in await operator.act("calls/call/", "end_call", call)
+
+
+async def test_a_calls_page_tells_its_story(operator, page):
+    alice, phone = await page("alice"), await page("bob", "Phone")
+    call = (await alice.invite("bob"))["call"]["id"]
+    await phone.sees(call)
+    await phone.ask("answer", call=call)
+    await alice.ask("hangup", call=call)
+    text = await operator.get(f"calls/call/{call}/change/")
+    story = re.findall(r"<li>\d\d:\d\d:\d\d\.\d{3} &nbsp; ([^<]+)</li>", text)
+    assert story == ["alice called bob from Laptop", "bob answered on Phone", "alice hung up on Laptop"]
+
+
+async def test_signing_out_a_device_closes_its_page(operator, page):
+    phone, laptop = await page("bob", "Phone"), await page("bob", "Laptop")
+    assert "1 signed out." in await operator.act("devices/device/", "sign_out", phone.device)
+    assert await phone.closed() == 4401
+    assert (await laptop.ping())["t"] == "pong"
+    assert "0 signed out. 1 had been" in await operator.act("devices/device/", "sign_out", phone.device)
+
+
+@pytest.mark.parametrize("path", [
+    "calls/call/?state=live", "calls/call/?state=ended", "calls/call/?q=alice", "calls/call/?reason=busy",
+    "devices/device/?online=yes", "devices/device/?online=no", "devices/device/?online=out", "devices/device/?q=bob",
+    "devices/line/?multi_device__exact=1", "devices/line/add/",
+])  # fmt: skip
+async def test_every_list_can_be_filtered_and_searched(operator, page, path):
+    alice = await page("alice")
+    await page("bob")
+    await alice.invite("bob")
+    await operator.get(path)
+
+
+async def test_calls_are_not_written_by_hand(operator, page):
+    alice = await page("alice")
+    call = (await alice.invite("bob"))["call"]["id"]
+    assert (await operator.post("calls/call/add/")).status_code == 403
+    assert (await operator.post(f"calls/call/{call}/delete/", post="yes")).status_code == 403
+    await operator.post(f"calls/call/{call}/change/", state="active")
+    assert (await Call.objects.aget(pk=call)).state == "ended"
+
+
+async def test_somebody_who_may_only_look_can_end_and_sign_out_nothing(people, page):
+    viewer = people["dave"]
+    viewer.is_staff = True
+    await viewer.asave()
+    await viewer.user_permissions.aset(
+        [
+            permission
+            async for permission in Permission.objects.filter(codename__in=["view_call", "view_device", "view_line"])
+        ]
+    )
+    looking = await sync_to_async(Operator)(viewer)
+    alice, phone = await page("alice"), await page("bob", "Phone")
+    call = (await alice.invite("bob"))["call"]["id"]
+    assert "end_call" not in await looking.get("calls/call/")
+    await looking.act("calls/call/", "end_call", call)
+    await looking.act("devices/device/", "sign_out", phone.device)
+    assert (await phone.ping())["t"] == "pong"
+    assert (await Call.objects.aget(pk=call)).state == "ringing"
+
+
+async def test_people_who_are_not_staff_do_not_get_in(people, page):
+    somebody = await sync_to_async(Operator)(people["alice"])
+    response = await somebody.post("calls/call/")
+    assert "/admin/login/" in response.redirect_chain[0][0]

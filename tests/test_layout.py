@@ -1,0 +1,101 @@
+"""The house stays as it was drawn: who imports whom, who opens transactions, who speaks to sockets."""
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+MODULES = sorted([*ROOT.glob("calls/*.py"), *ROOT.glob("devices/*.py"), *ROOT.glob("callplatform/*.py")])
+
+# What each module of the two apps may import of the house: arrows point down only.
+MAY_IMPORT = {
+    "devices.policy": set(),
+    "devices.models": set(),
+    "devices.presence": {"devices.models", "devices.policy"},
+    "calls.machine": set(),
+    "calls.protocol": {"calls.machine"},
+    "calls.conf": {"calls.machine"},
+    "calls.models": {"calls.machine", "calls.conf", "devices.models"},
+    "calls.hub": set(),
+    "calls.pool": {"calls.conf"},
+    "calls.ice": {"calls.conf"},
+    "calls.switchboard": {"calls.machine", "calls.conf", "calls.models", "calls.hub"}
+    | {"devices.models", "devices.policy", "devices.presence"},
+}
+WAYS_IN = {"calls.admin", "calls.consumers", "calls.clock", "calls.views", "calls.sign_ins"}
+
+
+def name_of(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts)
+
+
+def imports(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            submodules = {f"{node.module}.{alias.name}" for alias in node.names}
+            houses = {name for name in submodules if (ROOT / (name.replace(".", "/") + ".py")).exists()}
+            found |= houses or {node.module}
+    return found
+
+
+def test_arrows_point_down_only():
+    for path in MODULES:
+        name, of_the_house = name_of(path), {i for i in imports(path) if i.split(".")[0] in ("calls", "devices")}
+        if name in MAY_IMPORT:
+            assert of_the_house <= MAY_IMPORT[name], name
+        if name not in WAYS_IN and not name.startswith("callplatform"):
+            assert not of_the_house & WAYS_IN, name
+        if name.startswith("devices"):
+            assert not any(i.startswith("calls") for i in of_the_house), name
+
+
+@pytest.mark.parametrize("module", ["calls.machine", "calls.protocol", "devices.policy"])
+def test_the_rules_know_neither_django_nor_channels_nor_asyncio(module):
+    code = f"import sys, {module}; print({{'django', 'channels', 'asgiref', 'asyncio'}} & set(sys.modules))"
+    loaded = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert loaded.stdout.strip() == "set()"
+
+
+def test_only_the_switchboard_opens_a_transaction_on_calls():
+    for path in ROOT.glob("calls/**/*.py"):
+        if name_of(path) not in ("calls.switchboard", "calls.management.commands.demo"):  # demo makes users, no calls
+            assert "atomic(" not in path.read_text(), path
+    assert "transaction.atomic()" not in (ROOT / "calls/switchboard.py").read_text(), (
+        "durable, so that tell comes after commit"
+    )
+
+
+def test_only_the_switchboard_speaks_to_sockets():
+    for path in ROOT.glob("c*/**/*.py"):
+        if name_of(path) != "calls.switchboard":
+            assert "hub.publish(" not in path.read_text(), path
+        if name_of(path) != "calls.hub":
+            assert "group_send" not in path.read_text(), path
+
+
+def test_the_application_imports_nothing_of_daphne():
+    code = "import callplatform.asgi, sys; print([m for m in sys.modules if m.split('.')[0] in ('daphne', 'twisted')])"
+    loaded = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert loaded.stdout.strip() == "[]"
+
+
+def test_the_browser_modules_are_wired_by_main_alone():
+    """And each import ends with a semicolon: otherwise Django does not rewrite it to the hashed name."""
+    for path in ROOT.glob("calls/static/calls/*.js"):
+        text = path.read_text()
+        found = re.findall(r"""^\s*(?:import|export)\b[^;'"]*['"]\./[^'"]+['"](;?)""", text, re.MULTILINE)
+        assert all(found), f"{path.name}: an import without a semicolon"
+        assert not found or path.name == "main.js", f"{path.name} imports another module"
+
+
+def test_every_module_says_why_it_exists():
+    for path in MODULES:
+        if path.name not in ("__init__.py", "apps.py"):
+            assert ast.get_docstring(ast.parse(path.read_text())), path

@@ -1,0 +1,72 @@
+"""The client's page, the people in it, and signing out."""
+
+import pytest
+from django.test import Client
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+@pytest.fixture
+def alice(people):
+    client = Client()
+    client.force_login(people["alice"])
+    return client
+
+
+def test_a_stranger_is_sent_to_sign_in_and_comes_back(people):
+    client = Client()
+    assert client.get("/")["Location"] == "/accounts/login/?next=/"
+    assert client.get("/people/").status_code == 401
+    signed_in = client.post("/accounts/login/?next=/", {"username": "alice", "password": "secret"})
+    assert signed_in["Location"] == "/"
+    assert client.get("/").status_code == 200
+
+
+def test_people_are_all_others_who_are_active(alice, people):
+    people["dave"].is_active = False
+    people["dave"].save()
+    found = alice.get("/people/").json()
+    assert [person["id"] for person in found["people"]] == ["bob", "carol", "operator"]
+    assert found["more"] is False
+
+
+async def test_whoever_is_online_comes_first(page, people):
+    from asgiref.sync import sync_to_async
+
+    await page("carol", "Phone")
+    client = Client()
+    await sync_to_async(client.force_login)(people["alice"])
+    found = (await sync_to_async(client.get)("/people/")).json()["people"]
+    assert found[0] == {"id": "carol", "name": "Carol", "online": True}
+    assert not any(person["online"] for person in found[1:])
+
+
+@pytest.mark.parametrize(
+    ("q", "who"), [("bo", ["bob"]), ("CAROL", ["carol"]), ("nobody", []), ("\0", ["bob", "carol"])]
+)
+def test_people_are_searched_by_name(alice, q, who):
+    found = [person["id"] for person in alice.get("/people/", {"q": q}).json()["people"]]
+    assert found[: len(who)] == who
+    assert bool(found) == bool(who)
+
+
+def test_a_page_number_that_is_none_is_the_first_page(alice):
+    assert alice.get("/people/", {"page": "x"}).json()["people"]
+
+
+async def test_signing_out_closes_the_page_and_leaves_the_call(page, people):
+    from asgiref.sync import sync_to_async
+
+    alice, phone = await page("alice"), await page("bob", "Phone")
+    call = (await alice.invite("bob"))["call"]["id"]
+    await phone.sees(call)
+    await phone.ask("answer", call=call)
+    client = Client(headers={"cookie": phone.signed_in})
+    left = await sync_to_async(client.post)("/accounts/logout/")
+    assert left["Location"] == "/accounts/login/"
+    assert await phone.closed() == 4401
+    await alice.sees(call, state="ended", reason="completed")
+
+
+def test_signing_out_is_a_post(alice):
+    assert alice.get("/accounts/logout/").status_code == 405
