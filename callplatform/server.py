@@ -79,6 +79,8 @@ class Inbox(asyncio.Queue[Message]):
 class WebSocket(WebSocketProtocol):
     """One socket. Autobahn's names are overridden in the order in which a socket lives."""
 
+    frame_data: list[bytes]
+    message_data: list[bytes]
     paused = False
 
     def connectionMade(self) -> None:
@@ -264,11 +266,14 @@ class Server(DaphneServer):
             except Exception:
                 logger.exception("on_stop failed; its sockets are closed without it")
         deadline = twisted_loop.time() + self.closing_timeout
-        while (busy := self._busy()) and twisted_loop.time() < deadline:
+        while twisted_loop.time() < deadline:
+            await asyncio.sleep(0.05)  # what on_stop set in motion has its turn first
+            busy = self._busy()
             for protocol in busy:
                 if isinstance(protocol, WebSocket):
                     protocol.close(1012, "restart")  # again and again: one may have been connecting until now
-            await asyncio.sleep(0.05)
+            if not busy:
+                break
         applications = [task for entry in self.connections.values() if (task := entry.get("application_instance"))]
         for task in applications:
             task.cancel()

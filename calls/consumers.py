@@ -48,6 +48,7 @@ class SignalingConsumer(AsyncConsumer):
         self.user: AbstractBaseUser = scope["user"]
         self.session_key: str = scope["session"].session_key or ""
         self.socket_id = uuid.uuid4()
+        self.device_id: uuid.UUID | None = None  # held from the moment it arrived, even if its hello then failed
         self.seat: Seat | None = None
         self.calls: dict[uuid.UUID, machine.Call] = {}  # the last seen value of each live call of this device
         self.held_back: list[tuple[str, Any]] | None = []  # what happens while the welcome is being made
@@ -62,8 +63,8 @@ class SignalingConsumer(AsyncConsumer):
             await self._converse()
         finally:
             hub.part(str(self.user.pk), self)
-            if self.seat is not None:
-                await self._leave(self.seat)
+            if self.device_id is not None:
+                await self._leave(self.device_id)
 
     async def _converse(self) -> None:
         await self.receive()  # websocket.connect
@@ -143,7 +144,7 @@ class SignalingConsumer(AsyncConsumer):
         self.held_back = []
         hub.join(key, self)  # before the calls are read: what is committed after the read comes as an event
         try:
-            arrival, line, calls = await pool.run(self._arrive, frame)
+            arrival, self.seat, line, calls = await pool.run(self._arrive, frame)
         except presence.InUse:
             raise Refused("device_in_use") from None
         except presence.NotYours:
@@ -179,11 +180,11 @@ class SignalingConsumer(AsyncConsumer):
         for what, content in waiting:
             self.take(what, content)
 
-    def _arrive(self, frame: protocol.Hello) -> tuple[presence.Arrival, Any, list[machine.Call]]:
+    def _arrive(self, frame: protocol.Hello) -> tuple[presence.Arrival, Seat, Any, list[machine.Call]]:
         arrival = presence.arrive(
             self.user.pk,
             self.session_key,
-            device_id=frame.device.id,
+            device_id=frame.device.id or self.device_id,
             name=frame.device.name.strip(),
             kind=frame.device.kind,
             page=frame.page,
@@ -191,14 +192,14 @@ class SignalingConsumer(AsyncConsumer):
             take=frame.take,
             stays_s=_stays_s(),
         )
-        self.seat = Seat(str(self.user.pk), arrival.device.pk, arrival.device.name, frame.page)
+        self.device_id = arrival.device.pk
+        seat = Seat(str(self.user.pk), arrival.device.pk, arrival.device.name, frame.page)
         if arrival.replaced is not None:
             switchboard.tell_bye(arrival.device, "replaced", arrival.replaced)
         if arrival.crowded_out is not None:
             switchboard.sign_out(arrival.crowded_out)
         line = switchboard.line_of(self.user.pk)
-        calls = switchboard.heard(self.seat.key, self.seat.device, switchboard.calls_of(self.seat.key))
-        return arrival, line, calls
+        return arrival, seat, line, switchboard.heard(seat.key, seat.device, switchboard.calls_of(seat.key))
 
     async def _ping(self, seat: Seat, frame: protocol.Ping) -> None:
         def catch_up() -> list[machine.Call]:
@@ -269,8 +270,7 @@ class SignalingConsumer(AsyncConsumer):
             case "line", dict():
                 self._send(protocol.encode({"t": "line", "line": content}))
             case "bye", Goodbye():
-                of_mine = self.seat is not None and content.device == self.seat.device
-                if of_mine and content.socket in (None, self.socket_id):
+                if content.device == self.device_id and content.socket in (None, self.socket_id):
                     self.bye(content.why, 0)
 
     @property
@@ -354,9 +354,9 @@ class SignalingConsumer(AsyncConsumer):
             log.debug("a frame was not sent: %s", error)
             self.unsent.clear()
 
-    async def _leave(self, seat: Seat) -> None:
+    async def _leave(self, device_id: uuid.UUID) -> None:
         try:
-            await pool.run(presence.leave, seat.device, self.socket_id)
+            await pool.run(presence.leave, device_id, self.socket_id)
         except pool.AWAY as error:
             log.warning("a device that left stays online until its deadline: %s", error)
 

@@ -106,7 +106,7 @@ def place(
     to: Iterable[str],
     kind: machine.Kind,
     data: Any,
-    ring_s: int,
+    ring_s: float,
 ) -> Outcome:
     """Places a call under both users' line locks: limits, glare and repeats are all settled there.
 
@@ -139,7 +139,7 @@ def _place(
     callees: list[User],
     kind: machine.Kind,
     data: Any,
-    ring_s: int,
+    ring_s: float,
 ) -> tuple[machine.Call | None, Outcome]:
     """What stood before, and the outcome. Raises Refused when there is no call to show."""
     now = timezone.now()

@@ -29,6 +29,7 @@ class Page:
         self.page = page or str(uuid.uuid4())
         self.calls: dict[str, dict[str, Any]] = {}
         self.frames: list[dict[str, Any]] = []
+        self.missed: list[str] = []  # calls of which a pong brought what had not come by itself
         self.welcome: dict[str, Any] = {}
         self.signed_in = ""  # the cookie, to open another page of the same browser
         self.count = 0
@@ -87,7 +88,10 @@ class Page:
     async def next(self) -> dict[str, Any]:
         frame: dict[str, Any] = json.loads(await self.receive())
         for view in [frame["call"]] if isinstance(frame.get("call"), dict) else frame.get("calls", []):
-            if view["v"] >= self.calls.get(view["id"], {"v": 0})["v"]:
+            known = self.calls.get(view["id"], {"v": 0})["v"]
+            if frame["t"] == "pong" and view["v"] > known:
+                self.missed.append(view["id"])
+            if view["v"] >= known:
                 self.calls[view["id"]] = view
         for id in frame.get("gone", []):
             self.calls.pop(id, None)
@@ -109,9 +113,9 @@ class Page:
                 self.frames.append(await self.next())
         return self.calls[call]
 
-    async def closed(self) -> int:
+    async def closed(self, wait_s: float = WAIT_S) -> int:
         """Waits for the server to close the socket, and returns the code."""
-        async with asyncio.timeout(WAIT_S):
+        async with asyncio.timeout(wait_s):
             try:
                 while True:
                     self.frames.append(await self.next())
