@@ -1,8 +1,8 @@
 """The ASGI server: daphne, with a bound on what one peer can cost, closes that a client can read, and an orderly end.
 
 The only module that knows daphne, autobahn and Twisted. It knows nothing of Django or of calls, so it serves any ASGI
-application, and another ASGI server can serve ours. It leans on internals of daphne 4.2, which requirements.in pins;
-tests/test_server.py holds every promise made here.
+application, and another ASGI server can serve ours. It leans on internals of daphne 4.2, of autobahn and of Twisted,
+whose versions are locked; tests/test_server.py holds every promise made here.
 """
 
 import asyncio
@@ -94,9 +94,8 @@ class WebSocket(WebSocketProtocol):
             super().dataReceived(data)
 
     def pause(self) -> None:
-        if self.state == self.STATE_OPEN:
-            self.paused = True
-            self.transport.pauseProducing()
+        self.paused = True
+        self.transport.pauseProducing()
 
     def resume(self) -> None:
         if self.paused:
@@ -164,6 +163,11 @@ class WebSocket(WebSocketProtocol):
             self.handshake_deferred.errback(ConnectionDeny(500, "Internal Server Error"))
             del self.handshake_deferred
 
+    def dropConnection(self, abort: bool = False) -> None:
+        super().dropConnection(abort)
+        if not abort:  # what is unsent goes first, for which a peer that does not read would be waited for for ever
+            twisted_loop.call_later(self.closeHandshakeTimeout, self.transport.abortConnection)
+
     def onClose(self, wasClean: bool, code: int | None, reason: str | None) -> None:
         if hasattr(self, "server"):  # else the handshake failed before there was an application
             super().onClose(wasClean, 1005 if code is None else code, reason)
@@ -186,9 +190,13 @@ class Request(WebRequest):
             return None
         if self.server.stopping:
             return self.basic_error(503, b"Service Unavailable", "The server is restarting.")
-        if not all(value.isascii() for value in self.requestHeaders.getRawHeaders(b"sec-websocket-protocol", [])):
-            return self.basic_error(400, b"Bad Request", "Invalid header value")
-        self.requestHeaders.removeHeader(b"daphne-root-path")  # a client's word for where the site is mounted
+        headers = self.requestHeaders
+        if headers.getRawHeaders(b"upgrade", [b""])[0].lower() == b"websocket" and (
+            self.content.read(1)  # would be taken for frames, all in one go
+            or not all(value.isascii() for value in headers.getRawHeaders(b"sec-websocket-protocol", []))
+        ):
+            return self.basic_error(400, b"Bad Request", "This is no handshake.")
+        headers.removeHeader(b"daphne-root-path")  # a client's word for where the site is mounted
         return super().process()
 
     def application_ended(self, failed: bool) -> None:
@@ -309,12 +317,12 @@ class Server(DaphneServer):
             await self.application(scope, inbox.get, send)
             failed = False
         except Exception:
-            logger.exception("The application failed at %s", scope["path"])
+            logger.exception("The application failed at %r", scope["path"])
         finally:
             protocol.application_ended(failed)
 
     def protocol_disconnected(self, protocol: Any) -> None:
-        if protocol in self.connections:  # else both the application and the peer were gone before the reactor knew
+        if protocol in self.connections:  # else it was refused, and daphne's check forgot it before the reactor knew
             super().protocol_disconnected(protocol)
 
 

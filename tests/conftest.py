@@ -38,7 +38,7 @@ except services.Trouble as trouble:
 
 from django.conf import settings  # noqa: E402
 
-from tests.servers import launch, live, servers  # noqa: E402, F401 - fixtures
+from tests.servers import launch, launch_once, live, servers  # noqa: E402, F401 - fixtures
 
 if settings.DATABASES["default"]["ENGINE"].endswith(
     "sqlite3"

@@ -4,6 +4,8 @@ call. The tests use it in process (`Local`) and against running servers (`Live`)
 import asyncio
 import json
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from channels.testing import WebsocketCommunicator
@@ -19,6 +21,14 @@ class Closed(Exception):
     def __init__(self, code: int) -> None:
         super().__init__(code)
         self.code = code
+
+
+@contextmanager
+def closing() -> Iterator[None]:
+    try:
+        yield
+    except ConnectionClosed as closed:
+        raise Closed(closed.rcvd.code if closed.rcvd else 1006) from None
 
 
 class Page:
@@ -169,13 +179,12 @@ class Live(Page):
         return self
 
     async def transmit(self, text: str | bytes) -> None:
-        await self.socket.send(text)
+        with closing():
+            await self.socket.send(text)
 
     async def receive(self) -> str:
-        try:
+        with closing():
             return str(await self.socket.recv())
-        except ConnectionClosed as closed:
-            raise Closed(closed.rcvd.code if closed.rcvd else 1006) from None
 
     async def close(self) -> None:
         await self.socket.close()

@@ -10,12 +10,11 @@ import uuid
 from collections import Counter
 
 import pytest
-from websockets.exceptions import ConnectionClosed
 
 from calls import models
 from devices.models import Device
 from tests.malformed import CALL, NO_COMMAND, NO_ID, NUL, WRONG, frame
-from tests.servers import Server
+from tests.pages import Closed
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -308,13 +307,10 @@ async def test_a_flooding_socket_is_told_so_and_closed(page):
 
 
 @pytest.fixture(scope="module")
-def server(servers, tmp_path_factory):
+def server(launch_once):
     """A server with the default rate of frames, in whose log no fault may be found."""
-    environment = {name: value for name, value in servers[0].environment.items() if not name.startswith("FRAME_")}
-    server = Server(environment, tmp_path_factory.mktemp("bad-input") / "server.log")
-    server.start()
+    server = launch_once()
     yield server
-    server.stop()
     assert "Traceback" not in server.logged() and " ERROR " not in server.logged()
 
 
@@ -335,7 +331,7 @@ async def test_ten_thousand_frames_in_a_burst_end_their_socket_and_nobody_else_w
         waits.append(time.monotonic() - began)
         await asyncio.sleep(0.01)
     assert closing.result() == 4429
-    with contextlib.suppress(ConnectionClosed):
+    with contextlib.suppress(Closed):
         await flooding
     assert max(waits) < 1, "another socket is served meanwhile"
     answers = [each for each in alice.frames if each["t"] in ("reply", "pong")]
@@ -351,7 +347,7 @@ async def test_frames_that_are_no_text_of_the_protocol_close_their_socket_with_i
     bob = await live("bob", server=server)
     for wrong in (b"\x00\xff", frame("ping").encode(), "x" * 65_537, frame("ping", a="ж" * 32_768), "x" * 2_000_000):
         alice = await live("alice", server=server)
-        with contextlib.suppress(ConnectionClosed):
+        with contextlib.suppress(Closed):
             await alice.transmit(wrong)
         assert await alice.closed() == 4400
     alice = await live("alice", server=server)
