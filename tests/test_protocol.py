@@ -91,7 +91,7 @@ def test_a_wrong_argument_is_named(text, name):
     if name == "data":  # kept unread until it is needed
         parsed = protocol.parse(text)
         with pytest.raises(Refused) as refused:
-            protocol.data_of(parsed.data)  # type: ignore[union-attr]
+            protocol.data_of(parsed.data)
         assert refused.value.about["argument"] == "data"
     else:
         assert argument(text) == name

@@ -4,8 +4,8 @@ Hypothesis makes up the story. After each step every open page pings, and must t
 every call's entries are decided again. Time passes by making everything in the rows older, so that no clock is
 replaced and no deadline waited for.
 
-The suite runs a few dozen stories, always the same. `STORIES=2000 pytest tests/test_stateful.py --timeout=0` makes up
-so many new ones.
+The suite runs a few dozen stories, always the same. `STORIES=2000 make unit ARGS='tests/test_stateful.py --timeout=0'`
+makes up so many new and longer ones.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ from django.contrib.sessions.models import Session
 from django.db.models import F
 from django.test import Client
 from django.utils import timezone
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
@@ -44,7 +44,7 @@ STAYS_S = 35.0  # how long a device stays online without being heard from
 SLACK_S = 2.0  # between a view and the moment when it is looked at
 ABOUT_A_CALL = ("ringing", "answer", "reject", "hangup", "end", "move")
 
-application = AuthMiddlewareStack(SignalingConsumer.as_asgi())  # type: ignore[no-untyped-call]
+application = AuthMiddlewareStack(SignalingConsumer.as_asgi())
 
 
 class Watched(Local):
@@ -90,7 +90,7 @@ class Profile:
 
     def __init__(self, user: str, name: str, browser: str) -> None:
         self.user, self.name, self.browser = user, name, browser
-        self.device: str | None = None
+        self.device: Any = None  # its id, once it has one
         self.page: Watched | None = None
         self.page_id = str(uuid.uuid4())
 
@@ -155,7 +155,7 @@ DEEDS: dict[str, tuple[int, dict[str, Any]]] = {
                     "line": lines}),
     "do_what_is_rare": (1, {"who": who, "to": people,
                             "what": st.sampled_from(["late invite", "switch", "answer and leave"])}),
-    "time_passes": (2, {"seconds": st.sampled_from([1, 4, 8, 11, 21, 46, 48, 29_000]),
+    "time_passes": (3, {"seconds": st.sampled_from([1, 4, 8, 11, 21, 46, 48, 29_000]),
                         "silent": st.sets(who, max_size=2)}),
 }  # fmt: skip
 deeds = st.sampled_from([name for name, (times, _) in DEEDS.items() for _ in range(times)]).flatmap(
@@ -236,6 +236,7 @@ class Story(RuleBasedStateMachine):
             assert page.code == 4401 and (gone or not signed_in), f"{profile} was closed with {page.code}"
             assert [each["why"] for each in page.frames if each["t"] == "bye"] == ["signed_out"]
             del self.cookies[profile.browser]  # the person signs in again the next time
+            self._run(page.close())
             return
         assert signed_in and not gone
         if held:
@@ -246,6 +247,8 @@ class Story(RuleBasedStateMachine):
         if older is not None and row is not None and row.socket is not None:
             assert self._run(older.closed()) == 4409, "the older page is told"
             self._check_replies(older)
+        if older is not None:
+            self._run(older.close())
         profile.device, profile.page = page.device, page
 
     def _is_back(self, profile: Profile) -> bool:
@@ -303,7 +306,7 @@ class Story(RuleBasedStateMachine):
             if device.signed_out_at is not None:
                 assert page.code == 4401
                 self._check_replies(page)
-                profile.page = None
+                self._drop(profile)
                 continue
             assert page.code is None, f"{profile} was closed with {page.code}"
             assert str(device.page) == page.page
@@ -521,7 +524,7 @@ class Story(RuleBasedStateMachine):
 
     def at_once(self, deeds: list[tuple[int, int, str, str]], beside: str | None) -> None:
         """In whatever order the locks give: the invariants hold, and everybody ends with the same truth."""
-        work = []
+        work: list[Any] = []
         for who, n, otherwise, to in deeds:
             profile = self.profiles[who]
             mine = [(id, cmd) for each, id, cmd in self._possible() if each is profile]
@@ -565,6 +568,7 @@ class Story(RuleBasedStateMachine):
         try:
             answer = await page.ask(cmd, **args)
         except Closed:
+            await page.close()  # what it was doing is done then
             return
         assert answer["ok"] or answer["error"]["code"] not in ("bad_frame", "unavailable"), answer
 
@@ -615,11 +619,14 @@ class Story(RuleBasedStateMachine):
                 self._answer_and_leave(profile)
 
     def _wake(self, profile: Profile) -> None:
-        if profile.page is not None and profile.page.silent:
-            profile.page.silent = False
-            row = profile.row
-            if row.signed_out_at is None and str(row.page) == profile.page_id:
+        page = profile.page
+        if page is not None and page.silent:
+            page.silent = False
+            if profile.row.signed_out_at is None:
                 self._beat(profile)
+            else:
+                assert self._run(page.closed()) == 4401
+                self._drop(profile)
 
     def _end_by_operator(self, id: uuid.UUID) -> None:
         before = models.load(id)
@@ -729,6 +736,7 @@ def test_the_invariants_hold_in_any_story(people, caplog):
         derandomize=not stories,
         deadline=None,
         suppress_health_check=list(HealthCheck),
+        phases=[Phase.generate, Phase.shrink] if stories else [Phase.generate],  # to shrink a story takes minutes
         print_blob=True,
     )
     try:
