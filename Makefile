@@ -14,7 +14,7 @@ ALONE := env DEBUG=on ENV_FILE=/dev/null DATABASE_URL= REDIS_URL=
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help run run-full test unit js browser chromium check types fix lock clean
+.PHONY: help run run-full test unit js browser chromium check types fix docs bench lock clean
 
 help:
 	@echo "make run        serve on SQLite, with demo users (HOST, PORT and DEBUG are respected)"
@@ -23,6 +23,8 @@ help:
 	@echo "make unit | js | browser   parts of it; ARGS='-k word' is passed on to pytest"
 	@echo "make check      format, lint, types and tests: what CI runs"
 	@echo "make fix        format, and repair what can be repaired by itself"
+	@echo "make docs       write the state table of docs/protocol.md anew, after a change of the rules"
+	@echo "make bench      what a call costs: about ten minutes, writes docs/performance.md; QUICK=1 takes one and only prints"
 	@echo "make lock       write the lock files anew after a change of requirements*.in (UPGRADE=--upgrade for the newest)"
 	@echo "make clean      remove everything that can be made again; data in var/ stays"
 
@@ -85,6 +87,16 @@ fix: $(VENV)/installed-dev
 	$(PY) -m ruff format .
 	$(PY) -m ruff check --fix .
 
+docs: $(VENV)/installed-dev
+	$(PY) -m tests.walk
+
+# --- measure ----------------------------------------------------------------------------------------------------------
+
+SERVER ?= daphne
+
+bench: $(VENV)/installed-bench
+	$(PY) -m benchmarks --server $(SERVER) run $(if $(QUICK),--quick)
+
 # --- packages ---------------------------------------------------------------------------------------------------------
 
 $(VENV)/installed: requirements.txt $(PY)
@@ -95,6 +107,11 @@ $(VENV)/installed: requirements.txt $(PY)
 $(VENV)/installed-dev: requirements-dev.txt $(PY)
 	@echo "Installing packages, those for tests too, into $(VENV)"
 	@$(PY) -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.txt
+	@touch $@ $(VENV)/installed
+
+$(VENV)/installed-bench: requirements-bench.txt $(PY)
+	@echo "Installing packages into $(VENV), those for measuring too"
+	@$(PY) -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-bench.txt
 	@touch $@ $(VENV)/installed
 
 $(PY):
@@ -123,6 +140,7 @@ lock: $(PY)
 	@$(PY) -m uv --version >/dev/null 2>&1 || $(PY) -m pip install --quiet --disable-pip-version-check uv
 	$(COMPILE) requirements.in -o requirements.txt
 	$(COMPILE) --constraint requirements.txt requirements-dev.in -o requirements-dev.txt
+	$(COMPILE) --constraint requirements-dev.txt requirements-bench.in -o requirements-bench.txt
 
 clean:
 	rm -rf $(VENV) var/static .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -79,6 +79,8 @@ class Inbox(asyncio.Queue[Message]):
 class WebSocket(WebSocketProtocol):
     """One socket. Autobahn's names are overridden in the order in which a socket lives."""
 
+    frame_data: list[bytes]
+    message_data: list[bytes]
     paused = False
 
     def connectionMade(self) -> None:
@@ -92,9 +94,8 @@ class WebSocket(WebSocketProtocol):
             super().dataReceived(data)
 
     def pause(self) -> None:
-        if self.state == self.STATE_OPEN:
-            self.paused = True
-            self.transport.pauseProducing()
+        self.paused = True
+        self.transport.pauseProducing()
 
     def resume(self) -> None:
         if self.paused:
@@ -161,6 +162,11 @@ class WebSocket(WebSocketProtocol):
         elif hasattr(self, "handshake_deferred") and self.state == self.STATE_CONNECTING:
             self.handshake_deferred.errback(ConnectionDeny(500, "Internal Server Error"))
             del self.handshake_deferred
+
+    def dropConnection(self, abort: bool = False) -> None:
+        super().dropConnection(abort)
+        if not abort:  # what is unsent goes first, for which a peer that does not read would be waited for for ever
+            twisted_loop.call_later(self.closeHandshakeTimeout, self.transport.abortConnection)
 
     def onClose(self, wasClean: bool, code: int | None, reason: str | None) -> None:
         if hasattr(self, "server"):  # else the handshake failed before there was an application
@@ -264,11 +270,14 @@ class Server(DaphneServer):
             except Exception:
                 logger.exception("on_stop failed; its sockets are closed without it")
         deadline = twisted_loop.time() + self.closing_timeout
-        while (busy := self._busy()) and twisted_loop.time() < deadline:
+        while twisted_loop.time() < deadline:
+            await asyncio.sleep(0.05)  # what on_stop set in motion has its turn first
+            busy = self._busy()
             for protocol in busy:
                 if isinstance(protocol, WebSocket):
                     protocol.close(1012, "restart")  # again and again: one may have been connecting until now
-            await asyncio.sleep(0.05)
+            if not busy:
+                break
         applications = [task for entry in self.connections.values() if (task := entry.get("application_instance"))]
         for task in applications:
             task.cancel()
@@ -309,7 +318,7 @@ class Server(DaphneServer):
             protocol.application_ended(failed)
 
     def protocol_disconnected(self, protocol: Any) -> None:
-        if protocol in self.connections:  # else both the application and the peer were gone before the reactor knew
+        if protocol in self.connections:  # else it was refused, and daphne's check forgot it before the reactor knew
             super().protocol_disconnected(protocol)
 
 

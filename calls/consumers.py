@@ -43,6 +43,7 @@ class SignalingConsumer(AsyncConsumer):
         self.user: AbstractBaseUser = scope["user"]
         self.session_key: str = scope["session"].session_key or ""
         self.socket_id = uuid.uuid4()
+        self.device_id: uuid.UUID | None = None  # held from the moment it arrived, even if its hello then failed
         self.seat: Seat | None = None
         self.calls: dict[uuid.UUID, machine.Call] = {}  # the last seen value of each live call of this device
         self.held_back: list[Said] | None = []  # what happens while the welcome is being made
@@ -57,8 +58,8 @@ class SignalingConsumer(AsyncConsumer):
             await self._converse()
         finally:
             hub.part(str(self.user.pk), self)
-            if self.seat is not None:
-                await self._leave(self.seat)
+            if self.device_id is not None:
+                await self._leave(self.device_id)
 
     async def _converse(self) -> None:
         await self.receive()  # websocket.connect
@@ -127,7 +128,9 @@ class SignalingConsumer(AsyncConsumer):
         self.held_back = []
         hub.join(key, self)  # before the calls are read: what is committed after the read comes as an event
         try:
-            arrival, line, found = await pool.run(self._arrive, frame)
+            arrival, seat, line, found = await pool.run(self._arrive, frame)
+            calls = [await self._heard(seat, call) for call in found]
+            self.seat = seat
         except presence.InUse:
             raise Refused("device_in_use") from None
         except presence.NotYours:
@@ -140,8 +143,6 @@ class SignalingConsumer(AsyncConsumer):
                 hub.part(key, self)
         device = arrival.device
         self.beat_at = self.ice_at = time.monotonic()
-        assert self.seat is not None
-        calls = [await self._heard(self.seat, call) for call in found]
         views = [view for call in calls if (view := self._view(call)) and call.state != "ended"]
         self._send(
             protocol.encode(
@@ -164,11 +165,11 @@ class SignalingConsumer(AsyncConsumer):
         for said in waiting:
             self.take(said)
 
-    def _arrive(self, frame: protocol.Hello) -> tuple[presence.Arrival, Any, list[machine.Call]]:
+    def _arrive(self, frame: protocol.Hello) -> tuple[presence.Arrival, Seat, Any, list[machine.Call]]:
         arrival = presence.arrive(
             self.user.pk,
             self.session_key,
-            device_id=frame.device.id,
+            device_id=frame.device.id or self.device_id,
             name=frame.device.name.strip(),
             kind=frame.device.kind,
             page=frame.page,
@@ -176,13 +177,14 @@ class SignalingConsumer(AsyncConsumer):
             take=frame.take,
             stays_s=stays_s(),
         )
-        self.seat = Seat(str(self.user.pk), arrival.device.pk, arrival.device.name, frame.page)
+        self.device_id = arrival.device.pk
+        seat = Seat(str(self.user.pk), arrival.device.pk, arrival.device.name, frame.page)
         if arrival.replaced is not None:
             switchboard.tell_bye(arrival.device, "replaced", arrival.replaced)
         if arrival.crowded_out is not None:
             switchboard.sign_out(arrival.crowded_out)
         line = switchboard.line_of(self.user.pk)
-        return arrival, line, switchboard.calls_of(self.seat.key)
+        return arrival, seat, line, switchboard.calls_of(seat.key)
 
     async def _ping(self, seat: Seat, frame: protocol.Ping) -> None:
         found = await self._ask(seat, CatchUp(seat.key, frozenset(frame.calls)))
@@ -257,8 +259,7 @@ class SignalingConsumer(AsyncConsumer):
             case "line", dict():
                 self._send(protocol.encode({"t": "line", "line": content}))
             case "bye", Goodbye():
-                of_mine = self.seat is not None and content.device == self.seat.device
-                if of_mine and content.socket in (None, self.socket_id):
+                if content.device == self.device_id and content.socket in (None, self.socket_id):
                     self.bye(content.why, 0)
 
     def _take_call(self, call: machine.Call, frames: dict[Any, str]) -> None:
@@ -361,9 +362,9 @@ class SignalingConsumer(AsyncConsumer):
             log.debug("a frame was not sent: %s", error)
             self.unsent.clear()
 
-    async def _leave(self, seat: Seat) -> None:
+    async def _leave(self, device_id: uuid.UUID) -> None:
         try:
-            await pool.run(presence.leave, seat.device, self.socket_id)
+            await pool.run(presence.leave, device_id, self.socket_id)
         except pool.AWAY as error:
             log.warning("a device that left stays online until its deadline: %s", error)
 

@@ -25,7 +25,6 @@ CALLS = """
     SELECT id, v, kind, state, host_id::text, placed_at, reason, answered_at, ended_at, ended_by
     FROM calls_call WHERE id = ANY(%s)
 """
-LOCKED = CALLS + " ORDER BY id FOR NO KEY UPDATE"
 LEGS = """
     SELECT call_id, user_id::text, username, name, dir, state, reason, multi, ring_on_id, ring_until, alerted,
            device_id, device_name, page, epoch, online, held, mic, cam, data
@@ -57,7 +56,8 @@ ENTRY = (("call_id", "uuid"), ("v", "integer"), ("at", "timestamptz"), ("command
 
 def load(call_ids: Collection[uuid.UUID], *, lock: bool = False, skip_locked: bool = False) -> list[Call]:
     """The calls that exist, as values."""
-    found = _rows((LOCKED + " SKIP LOCKED" if skip_locked else LOCKED) if lock else CALLS, list(call_ids))
+    locking = f"ORDER BY id FOR NO KEY UPDATE{' SKIP LOCKED' if skip_locked else ''}" if lock else ""
+    found = _rows(CALLS + locking, list(call_ids))
     if not found:
         return []
     legs: dict[uuid.UUID, list[Leg]] = {row[0]: [] for row in found}
@@ -100,13 +100,13 @@ def write(
         for old, new in zip(before.legs, after.legs, strict=True)
         if new != old
     ]
-    _run(_statement(bool(born), bool(grown)), new_calls, new_legs, changed_calls, changed_legs, written)
+    _run(_statement(bool(born), bool(grown)), written, changed_legs, changed_calls, new_legs, new_calls)
 
 
 @cache
 def _statement(with_born: bool, with_grown: bool) -> str:
     """All writes of a batch as one statement. Its foreign keys are checked when everything is there."""
-    user = str(get_user_model()._meta.pk.rel_db_type(connection))
+    user = str(get_user_model()._meta.pk.rel_db_type(connection))  # type: ignore[attr-defined]
 
     def columns(of: Iterable[tuple[str, str]]) -> str:
         return ", ".join(name for name, _ in of)
@@ -124,14 +124,16 @@ def _statement(with_born: bool, with_grown: bool) -> str:
         return f"UPDATE {table} SET {sets} FROM {given([*keys, *changes])} WHERE {match}"  # noqa: S608
 
     nothing = "SELECT %s::json"
+    # PostgreSQL runs the last part first: so the entry, which is the proof, is written when all else is.
     parts = [
-        insert("calls_call", [*CALL_GIVEN, *CALL_CHANGES]) if with_born else nothing,
-        insert("calls_leg", [*LEG_GIVEN, *LEG_CHANGES]) if with_born else nothing,
-        update("calls_call", CALL_CHANGES, CALL_GIVEN[:1]) if with_grown else nothing,
+        insert("calls_entry", ENTRY),
         update("calls_leg", LEG_CHANGES, LEG_GIVEN[:2]) if with_grown else nothing,
+        update("calls_call", CALL_CHANGES, CALL_GIVEN[:1]) if with_grown else nothing,
+        insert("calls_leg", [*LEG_GIVEN, *LEG_CHANGES]) if with_born else nothing,
+        insert("calls_call", [*CALL_GIVEN, *CALL_CHANGES]) if with_born else nothing,
     ]
     named = ", ".join(f"part{n} AS ({part})" for n, part in enumerate(parts))
-    return f"WITH {named} {insert('calls_entry', ENTRY)}"
+    return f"WITH {named} SELECT"
 
 
 def _call(call: Call, due_at: dt.datetime | None) -> dict[str, Any]:

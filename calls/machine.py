@@ -127,7 +127,7 @@ class Invite(Struct, frozen=True, tag=True):
     limit: int
     callees: tuple[Callee, ...]
     kind: Kind
-    ring_s: int
+    ring_s: float  # a site may set any number of seconds
     data: Any = None
 
 

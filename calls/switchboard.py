@@ -26,6 +26,7 @@ from calls.facts import Facts, limit
 from calls.hub import Said, hub
 from calls.machine import Refused, Seat
 from calls.models import Change
+from devices import policy
 from devices.models import Device, Line
 
 log = logging.getLogger(__name__)
@@ -71,7 +72,7 @@ class Place(NamedTuple):
     to: frozenset[str]
     kind: machine.Kind
     data: Any
-    ring_s: int
+    ring_s: float
 
 
 Order = Perform | Place
@@ -94,7 +95,7 @@ def perform(
 
 
 def place(
-    user: User, seat: Seat, call_id: uuid.UUID, to: Iterable[str], kind: machine.Kind, data: Any, ring_s: int
+    user: User, seat: Seat, call_id: uuid.UUID, to: Iterable[str], kind: machine.Kind, data: Any, ring_s: float
 ) -> Outcome:
     """Places one call."""
     (outcome,) = settle([Place(user, seat, call_id, frozenset(to), kind, data, ring_s)])
@@ -114,9 +115,10 @@ def settle(orders: Sequence[Order], *, wait: bool = True) -> list[Outcome | None
         except NoLine as missing:
             Line.make(missing.users)
         except IntegrityError as error:
-            # A call id or a device that was taken between our look and our write: the next look sees it. Two changes of
-            # one version are no such thing: they mean that a lock did not hold.
-            if last_try or "one_entry_a_version" in str(error):
+            # A call id or a device was taken between our look and our write: the next look sees it. Where nothing is
+            # placed, two changes of one version are no such thing: they mean that a lock did not hold.
+            placing = any(isinstance(order, Place) for order in orders)
+            if last_try or (not placing and "one_entry_a_version" in str(error)):
                 raise
         else:
             tell(*changes)
@@ -167,6 +169,8 @@ def _read(facts: Facts, orders: Sequence[Order]) -> None:
             calls.add(order.leaving.call)
         if isinstance(order.command, (machine.Answer, machine.Move)):
             people.add(order.command.by.key)
+        elif isinstance(order.command, machine.SignedOut):
+            people.add(order.command.key)
         elif isinstance(order.command, machine.Silent):
             watched.add(order.command.device)
     facts.lock(usernames, callers, calls)
@@ -213,6 +217,9 @@ def _with_facts(facts: Facts, command: machine.Command, call_id: uuid.UUID) -> m
     match command:
         case machine.Answer() | machine.Move():
             return msgspec.structs.replace(command, by=facts.seated(command.by, call_id))
+        case machine.SignedOut(key=key):
+            following = policy.choose(False, facts.devices.get(key, ())).only
+            return msgspec.structs.replace(command, next=following)
         case machine.Silent(device=device, since=since):
             return msgspec.structs.replace(command, since=max(since, facts.seen.get(device, since)))
     return command

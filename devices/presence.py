@@ -70,7 +70,7 @@ def arrive(
         new_sign_in = known.session_key != session_key
         if known.signed_out_at and not new_sign_in:
             raise SignedOut
-        replaced = known.socket
+        replaced = known.socket if known.socket != socket else None  # a hello that failed half-way is said again
         if replaced and known.page != page and known.online_until > now and not take:
             raise InUse
         if new_sign_in:

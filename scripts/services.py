@@ -282,7 +282,7 @@ class Postgres(Server):
         if not (self.account.may("-w", home) and self.account.may("-x", home)):
             raise Trouble(
                 f"PostgreSQL does not run as root, and the user {self.account.name} cannot reach {home}: "
-                "be a normal user, or name a directory outside of root's home."
+                "be a normal user, or name another directory (make run-full FULL=/var/lib/callplatform)."
             )
         return home
 

@@ -38,6 +38,12 @@ except services.Trouble as trouble:
 
 from django.conf import settings  # noqa: E402
 
+from tests.servers import launch, launch_once, live, servers  # noqa: E402, F401 - fixtures
+
+if settings.DATABASES["default"]["ENGINE"].endswith(
+    "sqlite3"
+):  # a file, as in real life: threads share it by its locks
+    settings.DATABASES["default"]["TEST"] = {"NAME": f"{settings.DATABASES['default']['NAME']}.test"}
 settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]  # the slow one costs 0.3 s a person
 
 
@@ -51,6 +57,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         marker = item.get_closest_marker("django_db")
         if marker and inspect.iscoroutinefunction(getattr(item, "obj", None)) and not marker.kwargs.get("transaction"):
             raise pytest.UsageError(f"{item.nodeid}: an async test needs @pytest.mark.django_db(transaction=True)")
+    # The servers' clocks act on every row there is, so what moves the time of rows by itself comes before they start.
+    items.sort(key=lambda item: "servers" in getattr(item, "fixturenames", ()))
 
 
 # People, as in every example: alice calls, bob has several devices, carol is the other one, operator sees and limits.

@@ -4,6 +4,8 @@ call. The tests use it in process (`Local`) and against running servers (`Live`)
 import asyncio
 import json
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from channels.testing import WebsocketCommunicator
@@ -21,6 +23,14 @@ class Closed(Exception):
         self.code = code
 
 
+@contextmanager
+def closing() -> Iterator[None]:
+    try:
+        yield
+    except ConnectionClosed as closed:
+        raise Closed(closed.rcvd.code if closed.rcvd else 1006) from None
+
+
 class Page:
     """One open page of one device of one user."""
 
@@ -29,6 +39,7 @@ class Page:
         self.page = page or str(uuid.uuid4())
         self.calls: dict[str, dict[str, Any]] = {}
         self.frames: list[dict[str, Any]] = []
+        self.missed: list[str] = []  # calls of which a pong brought what had not come by itself
         self.welcome: dict[str, Any] = {}
         self.signed_in = ""  # the cookie, to open another page of the same browser
         self.count = 0
@@ -87,7 +98,10 @@ class Page:
     async def next(self) -> dict[str, Any]:
         frame: dict[str, Any] = json.loads(await self.receive())
         for view in [frame["call"]] if isinstance(frame.get("call"), dict) else frame.get("calls", []):
-            if view["v"] >= self.calls.get(view["id"], {"v": 0})["v"]:
+            known = self.calls.get(view["id"], {"v": 0})["v"]
+            if frame["t"] == "pong" and view["v"] > known:
+                self.missed.append(view["id"])
+            if view["v"] >= known:
                 self.calls[view["id"]] = view
         for id in frame.get("gone", []):
             self.calls.pop(id, None)
@@ -109,9 +123,9 @@ class Page:
                 self.frames.append(await self.next())
         return self.calls[call]
 
-    async def closed(self) -> int:
+    async def closed(self, wait_s: float = WAIT_S) -> int:
         """Waits for the server to close the socket, and returns the code."""
-        async with asyncio.timeout(WAIT_S):
+        async with asyncio.timeout(wait_s):
             try:
                 while True:
                     self.frames.append(await self.next())
@@ -165,13 +179,12 @@ class Live(Page):
         return self
 
     async def transmit(self, text: str | bytes) -> None:
-        await self.socket.send(text)
+        with closing():
+            await self.socket.send(text)
 
     async def receive(self) -> str:
-        try:
+        with closing():
             return str(await self.socket.recv())
-        except ConnectionClosed as closed:
-            raise Closed(closed.rcvd.code if closed.rcvd else 1006) from None
 
     async def close(self) -> None:
         await self.socket.close()

@@ -1,18 +1,19 @@
-"""Whatever a stranger sends: each frame gets its refusal or its close code, nothing is logged as a fault, and nobody else
-waits."""
+"""Whatever a stranger sends: each frame gets its refusal or its close code, nothing is logged as a fault, and nobody
+else waits."""
 
 import asyncio
+import contextlib
 import json
 import logging
 import time
 import uuid
+from collections import Counter
 
 import pytest
 
-from calls import models, protocol
-from calls.machine import Refused
+from calls import models
 from devices.models import Device
-from tests.malformed import CALL, DEVICE, NO_COMMAND, NO_ID, NUL, WRONG, frame
+from tests.malformed import CALL, NO_COMMAND, NO_ID, NUL, WRONG, frame
 from tests.pages import Closed
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -119,7 +120,7 @@ async def test_data_too_large_too_deep_or_with_numbers_that_rows_cannot_hold_cha
     assert bob.calls[call]["v"] == 1
 
 
-# --- other people's calls and devices -----------------------------------------------------------------------------------
+# --- other people's calls and devices ---------------------------------------------------------------------------------
 
 
 async def test_somebody_else_s_call_is_not_found_whatever_is_asked_of_it(page):
@@ -201,7 +202,7 @@ async def test_an_old_invite_and_an_old_answer_are_not_acted_on(page):
     assert (await bob.ask("answer", call=call, age=0))["ok"]
 
 
-# --- hello and the lack of it -------------------------------------------------------------------------------------------
+# --- hello and the lack of it -----------------------------------------------------------------------------------------
 
 
 async def test_commands_before_hello_are_refused_and_hello_may_follow(page):
@@ -246,11 +247,13 @@ async def test_a_socket_without_a_user_is_told_so_and_closed(page, cookie, peopl
     assert [each["why"] for each in nobody.frames if each["t"] == "bye"] == ["signed_out"]
 
 
-# --- frames that are none -----------------------------------------------------------------------------------------------
+# --- frames that are none ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("hello", [True, False])
-@pytest.mark.parametrize("wrong", [b"", b"\x00\xff", frame("ping").encode(), "x" * 65_537, frame("ping", a="x" * 65_537)])
+@pytest.mark.parametrize(
+    "wrong", [b"", b"\x00\xff", frame("ping").encode(), "x" * 65_537, frame("ping", a="x" * 65_537)]
+)
 async def test_a_binary_or_a_huge_frame_closes_the_socket_as_not_the_protocol(page, hello, wrong):
     alice, bob = await page("alice", hello=hello), await page("bob")
     await alice.transmit(wrong)
@@ -268,7 +271,7 @@ async def test_nothing_is_done_for_a_socket_that_has_been_closed(page):
     assert await models.Call.objects.acount() == 0
 
 
-# --- too many -----------------------------------------------------------------------------------------------------------
+# --- too many ---------------------------------------------------------------------------------------------------------
 
 
 async def test_frames_over_the_rate_are_refused_one_by_one_until_the_time_they_name(page, settings):
@@ -300,4 +303,66 @@ async def test_a_flooding_socket_is_told_so_and_closed(page):
     assert (bye["t"], bye["why"], bye["retry_ms"]) == ("bye", "flooding", 10_000)
 
 
-# --- on a running server ------------------------------------------------------------------------------------------------
+# --- on a running server ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def server(launch_once):
+    """A server with the default rate of frames, in whose log no fault may be found."""
+    server = launch_once()
+    yield server
+    assert "Traceback" not in server.logged() and " ERROR " not in server.logged()
+
+
+async def test_ten_thousand_frames_in_a_burst_end_their_socket_and_nobody_else_waits(server, live):
+    alice, bob = await live("alice", server=server), await live("bob", server=server)
+
+    async def flood():
+        kinds = [frame("ping", id="{n}"), frame("answer", id="{n}", call="not a call"), frame("nope", id="{n}")]
+        for n in range(10_000):
+            await alice.transmit(kinds[n % 3].replace("{n}", str(n)))
+
+    flooding = asyncio.create_task(flood())
+    closing = asyncio.create_task(alice.closed(wait_s=60))
+    waits = []
+    while not closing.done():
+        began = time.monotonic()
+        assert (await bob.ping())["t"] == "pong"
+        waits.append(time.monotonic() - began)
+        await asyncio.sleep(0.01)
+    assert closing.result() == 4429
+    with contextlib.suppress(Closed):
+        await flooding
+    assert max(waits) < 1, "another socket is served meanwhile"
+    answers = [each for each in alice.frames if each["t"] in ("reply", "pong")]
+    assert [each["re"] for each in answers] == [str(n) for n in range(len(answers))], "each has its one reply"
+    codes = Counter(each["error"]["code"] if each["t"] == "reply" else "pong" for each in answers)
+    assert codes["pong"] > 300 and codes["bad_frame"] > 600 and codes["rate_limited"] >= 1000
+    assert alice.frames[-1]["why"] == "flooding"
+    again = await live("alice", server=server, signed_in=alice.cookie, device=alice.device, page=alice.page)
+    assert again.device == alice.device, "and may come back"
+
+
+async def test_frames_that_are_no_text_of_the_protocol_close_their_socket_with_its_code(server, live):
+    bob = await live("bob", server=server)
+    for wrong in (b"\x00\xff", frame("ping").encode(), "x" * 65_537, frame("ping", a="ж" * 32_768), "x" * 2_000_000):
+        alice = await live("alice", server=server)
+        with contextlib.suppress(Closed):
+            await alice.transmit(wrong)
+        assert await alice.closed() == 4400
+    alice = await live("alice", server=server)
+    await alice.socket.send(b'{"id":"\xff"}', text=True)
+    assert await alice.closed() == 1007, "not UTF-8: RFC 6455 has a code of its own"
+    alice = await live("alice", server=server)
+    await alice.socket.send(["x" * 30_000] * 3)
+    assert await alice.closed() == 4400, "a message in fragments is one frame"
+    assert (await bob.ping())["t"] == "pong"
+
+
+async def test_everything_malformed_is_refused_over_the_network_too(server, live):
+    alice = await live("alice", server=server)
+    texts = [*NO_COMMAND, *NO_ID, *NUL, *(text for text, _ in WRONG if '"hello"' not in text)]
+    heard = refusals(await replies(alice, *texts))
+    assert {code for _, code, _ in heard} == {"bad_frame"}
+    nobody = await live("alice", server=server, hello=False, signed_in="sessionid=there-is-no-such-session")
+    assert await nobody.closed() == 4401

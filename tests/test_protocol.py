@@ -122,7 +122,12 @@ def test_a_lone_surrogate_is_no_text():
 
 
 def test_the_sizes_are_those_of_the_contract():
-    assert (protocol.MAX_FRAME, protocol.MAX_BODY, protocol.MAX_DATA, protocol.MAX_AGE_MS) == (65536, 32768, 2048, 10000)
+    assert (protocol.MAX_FRAME, protocol.MAX_BODY, protocol.MAX_DATA, protocol.MAX_AGE_MS) == (
+        65536,
+        32768,
+        2048,
+        10000,
+    )
     padding = protocol.MAX_FRAME - len(frame("ping", a="").encode())
     assert protocol.parse(frame("ping", a="x" * padding))
     assert argument(frame("ping", a="x" * (padding + 1))) == "frame"

@@ -2,8 +2,10 @@
 
 import asyncio
 import contextlib
+import fcntl
 import itertools
 import json
+import os
 import random
 import selectors
 import signal
@@ -29,17 +31,17 @@ on_linux = pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason
 
 
 class Server:
-    """A server process with the echo application, and what it logged."""
+    """A server process, of the echo application if nothing else is said, and what it logged."""
 
-    def __init__(self, log: Path, pass_fds: tuple[int, ...] = (), **arguments: Any) -> None:
+    def __init__(self, log: Path, *command: str, fds: tuple[int, ...] = (), **arguments: Any) -> None:
         self.log = log
         with log.open("ab") as stderr:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "tests.echo_app", json.dumps(arguments)],
+                [sys.executable, *(command or ("-m", "tests.echo_app", json.dumps(arguments)))],
                 cwd=ROOT,
                 stdout=subprocess.PIPE,
                 stderr=stderr,
-                pass_fds=pass_fds,
+                pass_fds=fds,
             )
         assert self.process.stdout is not None
         with selectors.DefaultSelector() as selector:
@@ -140,24 +142,24 @@ async def rest(reader: asyncio.StreamReader) -> bytes:
 def start(tmp_path: Path) -> Iterator[Callable[..., Server]]:
     servers: list[Server] = []
 
-    def start(**arguments: Any) -> Server:
-        servers.append(Server(tmp_path / f"server{len(servers)}.log", **arguments))
+    def start(*command: str, **arguments: Any) -> Server:
+        servers.append(Server(tmp_path / f"server{len(servers)}.log", *command, **arguments))
         return servers[-1]
 
     yield start
     for server in servers:
         server.process.kill()
         server.process.wait()
-        server.process.stdout.close()  # type: ignore[union-attr]
+        server.process.stdout.close()
 
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """One server for all tests that leave it as they found it."""
-    server = Server(tmp_path_factory.mktemp("shared") / "server.log", ping_interval=0.5, ping_timeout=0.5)
+    server = Server(tmp_path_factory.mktemp("shared") / "server.log", ping_interval=0.5, ping_timeout=2)
     yield server
     assert server.stop() == 0, server.logged()
-    server.process.stdout.close()  # type: ignore[union-attr]
+    server.process.stdout.close()
 
 
 @pytest.fixture
@@ -226,9 +228,9 @@ async def test_a_sender_that_floods_a_busy_application_has_to_wait_and_loses_not
 
         sending = asyncio.create_task(send())
         last = -1
-        while last != sent:  # longer than the pings, which must not drop a peer whose answer we do not read
+        while last != sent:
             last = sent
-            await asyncio.sleep(1.5)
+            await asyncio.sleep(1.5)  # twice: longer than it has to answer a ping, and its answer is not read
         assert not sending.done()
         await echo(other)
         assert server.memory("VmHWM") - before < 2 * MIB
@@ -245,7 +247,8 @@ async def test_a_flood_of_tiny_frames_costs_no_more_than_one_of_large_frames(ser
         await server.hears(f"{name} holds")
         before = server.forget_peak()
         flood.transport.write(frame(b"count") * 30_000)
-        await echo(other)
+        for _ in range(100):  # turns of the server, more than it would take to read all
+            await echo(other)
         assert server.memory("VmHWM") - before < 2 * MIB
         await other.send("release")
         await flood.send("total")
@@ -338,6 +341,11 @@ async def test_a_request_body_larger_than_django_would_take_is_not_kept(server: 
                 await writer.drain()
         assert b" 413 " in await rest(reader) or writer.is_closing()
     assert server.memory("VmHWM") - before < 8 * MIB
+    head = b"POST / HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 2621450\r\n\r\n"
+    async with raw(server, head + b"x" * 2_621_450) as (reader, _):
+        answer = await rest(reader)
+        assert answer.startswith(b"HTTP/1.1 413 ")
+        assert answer.count(b"HTTP/1.1") == 1
 
 
 @on_linux
@@ -379,6 +387,35 @@ async def test_an_application_that_returns_closes_its_socket_at_once(server: Ser
         await peer.send("return")
         assert (await closing(peer))[0] == 1000
         assert time.monotonic() - started < 0.4
+
+
+async def test_a_socket_that_its_application_closes_is_closed_at_once_even_when_its_peer_floods(
+    server: Server, name: str
+) -> None:
+    async with server.connect(f"?{name}") as flood, server.connect("?other") as other:
+        await flood.send("hold")
+        await server.hears(f"{name} holds")
+        flood.transport.write(frame(b"return") + frame(b"count " + b"x" * 1000) * 4000)
+        await echo(other)
+        started = time.monotonic()
+        await other.send("release")
+        assert (await closing(flood))[0] == 1000
+        await asyncio.wait_for(flood.wait_closed(), 10)
+        assert time.monotonic() - started < 4  # the server would drop it after 5 s without an answer
+
+
+async def test_a_peer_that_closes_and_reads_nothing_is_not_waited_for(start: Callable[..., Server]) -> None:
+    server = start(closing_timeout=1)
+    with socket.socket() as peer:
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        peer.connect(("127.0.0.1", server.port))
+        peer.sendall(HANDSHAKE + b"\r\n")
+        assert peer.recv(1000).startswith(b"HTTP/1.1 101 ")
+        peer.sendall(frame(b"pour 14"))
+        await server.hears("raw poured")
+        peer.sendall(frame(b"\x03\xe8", opcode=8))
+        await server.hears("raw disconnect 1000")
+        await server.hears("raw finally")
 
 
 async def test_an_application_that_raises_closes_its_socket_at_once_and_is_logged_once(
@@ -497,7 +534,7 @@ async def test_a_port_that_is_taken_is_one_sentence(start: Callable[..., Server]
 async def test_two_processes_serve_one_inherited_socket(start: Callable[..., Server]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         fd = listener.fileno()
-        first, second = (start(fd=fd, pass_fds=(fd,)) for _ in range(2))
+        first, second = (start(fd=fd, fds=(fd,)) for _ in range(2))
     assert first.line == second.line == f"Listening on http://127.0.0.1:{first.port}/\n"
     async with first.connect() as peer:
         await echo(peer)
@@ -605,3 +642,44 @@ async def test_an_http_application_that_fails_is_answered_at_once_and_never_with
     with pytest.raises(OSError):
         await asyncio.to_thread(status, "half")
     assert await asyncio.to_thread(status, "") == 200
+
+
+# --- manage.py serve --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The site on a SQLite database that does not exist yet, in the environment of the processes to come."""
+    path = tmp_path / "site.sqlite3"
+    environment = {"DATABASE_URL": f"sqlite:///{path}", "REDIS_URL": "", "DEBUG": "on", "ENV_FILE": os.devnull}
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    return path
+
+
+def manage(*command: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "manage.py", *command], cwd=ROOT, capture_output=True, text=True, timeout=60)
+
+
+def test_serve_refuses_a_database_that_is_away_or_not_migrated(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    old = manage("serve", "--port", "0")
+    assert (old.returncode, old.stdout) == (1, "")
+    assert old.stderr == "CommandError: The database is not up to date. Run: manage.py migrate\n"
+    monkeypatch.setenv("DATABASE_URL", f"sqlite:///{site.parent}/nowhere/site.sqlite3")
+    away = manage("serve", "--port", "0")
+    assert (away.returncode, away.stdout) == (1, "")
+    assert away.stderr == "CommandError: The database cannot be reached: unable to open database file\n"
+
+
+def test_serve_serves_alone_on_sqlite(site: Path, start: Callable[..., Server]) -> None:
+    assert manage("migrate", "--verbosity", "0").returncode == 0
+    server = start("manage.py", "serve", "--port", "0")
+    with urllib.request.urlopen(f"{server.url}accounts/login/", timeout=20) as response:
+        assert response.status == 200
+    second = manage("serve", "--port", "0")
+    assert second.returncode == 1
+    assert second.stderr.startswith("CommandError: Another process serves here already.")
+    assert server.stop() == 0, server.logged()
+    assert "Traceback" not in server.logged()
+    with open(f"{site}.lock") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the place is free again

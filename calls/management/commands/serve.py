@@ -1,29 +1,35 @@
-"""`manage.py serve`: the product, served by the hardened daphne of callplatform/server.py."""
+"""`manage.py serve`: the product, on the ASGI server of callplatform/server.py; refused where it would fail later."""
 
 import fcntl
+from argparse import ArgumentTypeError
+from contextlib import nullcontext
 from pathlib import Path
 from typing import IO, Any
 
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
-from django.db import connection
+from django.db import OperationalError, connection
 from django.db.migrations.executor import MigrationExecutor
 
 
+def port_number(text: str) -> int:
+    if not (text.isdecimal() and int(text) <= 65535):
+        raise ArgumentTypeError(f"{text!r} is not a port, a number from 0 to 65535")
+    return int(text)
+
+
 class Command(BaseCommand):
-    help = "Serves HTTP and the calls' sockets until stopped. HOST and PORT are taken from the environment if not given."
-    requires_system_checks = "__all__"
+    help = (
+        "Serves HTTP and the calls' sockets until stopped. HOST and PORT are taken from the environment if not given."
+    )
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--host", default=settings.HOST)
-        parser.add_argument("--port", type=int, default=settings.PORT, help="0: any free port")
+        parser.add_argument("--port", type=port_number, default=settings.PORT, help="0: any free port")
         parser.add_argument("--fd", type=int, help="an inherited socket that listens already")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        executor = MigrationExecutor(connection)
-        if executor.migration_plan(executor.loader.graph.leaf_nodes()):
-            raise CommandError("The database is not up to date. Run: manage.py migrate")
-        connection.close()
+        self._refuse_old_database()
         from callplatform.asgi import application
         from callplatform.server import serve
         from calls.hub import hub
@@ -38,14 +44,32 @@ class Command(BaseCommand):
                 on_stop=hub.stop,
             )
 
-    def _alone(self) -> IO[str]:
+    def _refuse_old_database(self) -> None:
+        try:
+            executor = MigrationExecutor(connection)
+            missing = executor.migration_plan(executor.loader.graph.leaf_nodes())
+        except OperationalError as error:
+            raise CommandError(f"The database cannot be reached: {str(error).partition(chr(10))[0]}") from None
+        finally:
+            connection.close()
+        if missing:
+            raise CommandError("The database is not up to date. Run: manage.py migrate")
+
+    def _alone(self) -> IO[str] | nullcontext[None]:
         """Held while this process serves, where a second would neither see the first one's sockets nor be seen."""
-        lock = open(Path(settings.VAR_DIR) / "serve.lock", "w")
-        if connection.vendor == "sqlite" or not settings.REDIS_URL:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise CommandError(
-                    "Another process serves here already. Several need PostgreSQL (DATABASE_URL) and Redis (REDIS_URL)."
-                ) from None
+        if connection.vendor == "sqlite":
+            path = Path(f"{connection.settings_dict['NAME']}.lock")
+        elif not settings.REDIS_URL:
+            path = Path(settings.VAR_DIR) / "serve.lock"
+        else:
+            return nullcontext()
+        path.parent.mkdir(exist_ok=True)
+        lock = path.open("a")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.close()
+            raise CommandError(
+                "Another process serves here already. Several need PostgreSQL (DATABASE_URL) and Redis (REDIS_URL)."
+            ) from None
         return lock

@@ -11,7 +11,7 @@ const NOT_REACHED_MS = 10_000;
 const OFFLINE_BANNER_MS = 1_500;
 const PEOPLE_EVERY_MS = 15_000;
 const QUALITY_EVERY_MS = 2_000;
-const TELL_AGAIN_MS = 5_000;
+const TRY_AGAIN_MS = 5_000;
 const EARLY_SIGNALS = 200;
 const WEAK = { rtt: 500, loss: 0.08 };
 
@@ -43,6 +43,7 @@ let asking = null; // the person is being asked about the microphone: {person, p
 let over = null; // the id of the ended call whose screen is up
 const answering = new Set();
 const leaving = new Set(); // hung up or rejected here: gone from the screen before the server says so
+const resting = new Set(); // could not be taken again just now
 const alerted = new Set();
 const rang = new Set();
 const told = new Set(); // ended calls whose end was shown
@@ -98,14 +99,15 @@ function hear(frame) {
 
 // ── media of the calls this page has ────────────────────────────────────────────────────────────────────────────────
 
-function openSession(id, kind, wish = remembered(id)) {
+function openSession(id, kind, wish = {}) {
   const known = sessions.get(id);
   if (known) return known;
   const media = new Media({ onTrack: (trackKind, track) => sent(session, trackKind, track) });
   const session = { id, kind, media, peers: new Map(), early: [], opened: false, preview: null, weak: false };
   sessions.set(id, session);
-  session.ready = media.open({ mic: wish?.mic ?? true, cam: kind === "video" && (wish?.cam ?? true) }).then(() => {
+  session.ready = media.open({ mic: wish.mic ?? true, cam: kind === "video" && (wish.cam ?? true) }).then(() => {
     session.opened = true;
+    remember(session);
     update();
   });
   return session;
@@ -149,7 +151,7 @@ function followCalls() {
     const where = place(item, now());
     const mine = (where === "in_call" || where === "outgoing") && !leaving.has(id);
     if (mine && !sessions.has(id)) adopt(id, kind);
-    if (where === "resume" && !sessions.has(id) && !leaving.has(id)) resume(id, kind);
+    if (where === "resume" && !sessions.has(id) && !leaving.has(id) && !resting.has(id)) resume(item.view);
     if (where === "ended" && !told.has(id)) ended(item);
     const session = sessions.get(id);
     if (!session) continue;
@@ -177,10 +179,15 @@ function adopt(id, kind) {
   if (kind === "audio") session.media.setCam(false); // they asked for a voice call first
 }
 
-async function resume(id, kind) {
-  const session = openSession(id, kind);
+// The page was loaded again in a call, or this tab took over from another: take the call again, as it was.
+async function resume(view) {
+  const { id, kind } = view;
+  const session = openSession(id, kind, remembered(id) ?? myLeg(view, me.id));
   const reply = await socket.request("move", { call: id });
-  if (!reply.ok && sessions.get(id) === session) closeSession(id);
+  if (reply.ok) return;
+  if (sessions.get(id) === session) closeSession(id);
+  resting.add(id);
+  timers.setTimeout(() => resting.delete(id), TRY_AGAIN_MS);
 }
 
 function connect(session, view) {
@@ -236,7 +243,7 @@ function tellMedia(session, view) {
   if (!view.me.can.includes("media") || (leg.mic === mic && leg.cam === cam) || session.telling) return;
   session.telling = true;
   socket.request("media", { call: session.id, mic, cam }).then((reply) => {
-    timers.setTimeout(() => (session.telling = false), reply.ok ? 0 : TELL_AGAIN_MS);
+    timers.setTimeout(() => (session.telling = false), reply.ok ? 0 : TRY_AGAIN_MS);
   });
 }
 
@@ -353,16 +360,17 @@ async function heardOrAgreed(session, person, wanted) {
 async function answer(id) {
   const item = calls[id];
   if (!item || answering.has(id)) return;
+  if (placing) hangUp();
   answering.add(id);
   sounds.silence();
   const { kind } = item.view;
-  const session = openSession(id, kind, {});
+  const session = openSession(id, kind);
   const other = current();
   update();
-  const rising = () => calls[id] && rings(calls[id], now());
+  const stillRings = () => calls[id] && rings(calls[id], now());
   if (!(await permitted(kind === "video"))) {
     await session.ready;
-    if (!(await heardOrAgreed(session, personOf(item.view), rising))) {
+    if (!(await heardOrAgreed(session, personOf(item.view), stillRings))) {
       answering.delete(id);
       closeSession(id);
       return update();
@@ -375,7 +383,7 @@ async function answer(id) {
   if (!reply.ok) {
     closeSession(id);
     if (other) leaving.delete(other.id);
-    if (reply.error.code !== "answered_elsewhere") screens.toast(refusalWords(reply.error));
+    if (!["answered_elsewhere", "call_ended"].includes(reply.error.code)) screens.toast(refusalWords(reply.error));
   }
   update();
 }
@@ -384,7 +392,7 @@ async function moveHere(id) {
   const item = calls[id];
   if (!item || answering.has(id)) return;
   answering.add(id);
-  const session = openSession(id, item.view.kind, {});
+  const session = openSession(id, item.view.kind, myLeg(item.view, me.id)); // muted there is muted here
   update();
   if (!(await permitted(item.view.kind === "video"))) await session.ready;
   const reply = await socket.request("move", { call: id });
@@ -507,8 +515,9 @@ function current() {
 
 function incoming() {
   return Object.values(calls).filter((item) => {
-    if (leaving.has(item.view.id)) return false;
-    return rings(item, now()) || (answering.has(item.view.id) && item.view.me.state === "ringing");
+    const { id, me: mine } = item.view;
+    if (leaving.has(id) || (asking && answering.has(id))) return false;
+    return rings(item, now()) || (answering.has(id) && mine.state === "ringing");
   });
 }
 
@@ -548,12 +557,11 @@ function ended(item) {
     screens.say(words.title);
   }
   if (placing?.id === view.id) placing = null;
-  if (wasHere && answering.has(view.id)) screens.toast(words.title);
-  else if (wasHere && !leaving.has(view.id)) {
+  if (words.missed) {
+    if (!leaving.has(view.id)) missedCalls.set(view.id, { view, when: new Date() });
+  } else if (wasHere && !leaving.has(view.id)) {
     over = view.id;
     sounds.ended();
-  } else if (words.missed) {
-    missedCalls.set(view.id, { view, when: new Date() });
   } else if (leaving.has(view.id) || rang.has(view.id)) {
     screens.toast(view.secs ? `${words.title} · ${clock(view.secs)}` : words.title);
   }
@@ -771,14 +779,19 @@ every(QUALITY_EVERY_MS, () => sessions.size && measure());
 every(PEOPLE_EVERY_MS, () => document.visibilityState === "visible" && loadPeople());
 addEventListener("online", networkChanged);
 addEventListener("pageshow", (event) => event.persisted && socket.nudge());
-navigator.connection?.addEventListener?.("change", networkChanged);
+let network = navigator.connection?.type;
+navigator.connection?.addEventListener?.("change", () => {
+  if (network === navigator.connection.type) return; // it also tells each new guess of the bandwidth
+  network = navigator.connection.type;
+  networkChanged();
+});
 document.addEventListener("visibilitychange", () => {
   if (document.visibilityState !== "visible") return;
   socket.nudge();
   loadPeople();
 });
 addEventListener("focus", loadPeople);
-addEventListener("pointerdown", () => soundBlocked && sounds.unlock());
+addEventListener("click", () => soundBlocked && sounds.unlock());
 addEventListener("keydown", () => soundBlocked && sounds.unlock());
 
 loadPeople();

@@ -36,11 +36,14 @@ export function endedWords(view, user) {
 
 // A refusal, as a sentence that says what to do.
 export function refusalWords(error, name = "This person") {
+  const { code, active, device } = error ?? {};
   const words = {
     not_found: `${name} cannot be called, or the call is over.`,
     not_allowed: "That is not possible in this call now.",
-    limit_reached: `You already have ${error.active ?? "a"} outgoing ${error.active > 1 ? "calls" : "call"}, and no more are allowed. Hang up first.`,
-    answered_elsewhere: `Answered on ${error.device ?? "another device"}.`,
+    limit_reached: active
+      ? `You already have ${active} outgoing ${active > 1 ? "calls" : "call"}, and no more are allowed. Hang up first.`
+      : "The operator does not allow you to place calls.",
+    answered_elsewhere: `Answered on ${device ?? "another device"}.`,
     call_ended: "The call is already over.",
     in_call: "This device is in another call. Hang up there first.",
     full: "This call is full.",
@@ -52,7 +55,7 @@ export function refusalWords(error, name = "This person") {
     bad_frame: "The server did not understand this page. Load it again.",
     closed: "The connection was closed. Load the page again.",
   };
-  return words[error?.code] ?? "That did not work. Try again.";
+  return words[code] ?? "That did not work. Try again.";
 }
 
 // What is missing of microphone and camera, and what to do about it.
@@ -282,7 +285,8 @@ export class Screens {
       (one) => {
         const row = this.#make("t-person");
         for (const button of row.querySelectorAll("button")) {
-          setLabel(button, `${button.dataset.kind === "video" ? "Video call" : "Call"} ${one.name}`);
+          button.title = `${button.dataset.kind === "video" ? "Video call" : "Call"} ${one.name}`;
+          setLabel(button, button.title);
         }
         return row;
       },

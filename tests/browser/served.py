@@ -1,0 +1,102 @@
+"""A real `manage.py serve`, outside debug, on a database of its own."""
+
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
+
+import psycopg
+from psycopg import sql
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+PASSWORD = "a-password-for-browser-tests"
+START_S = 60
+RING_S = 15  # long enough for a slow machine, short enough to wait for its end
+
+
+class Site:
+    """The listening socket is opened here and handed down: a restart keeps the address, and refuses no connection."""
+
+    def __init__(self, var: Path, database_url: str, redis_url: str) -> None:
+        self.var = var
+        self.server_url = database_url
+        self.database = f"browser_{secrets.token_hex(4)}"
+        self.socket = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self.socket.getsockname()[1]}"
+        self.log = var / "serve.log"
+        self.process: subprocess.Popen[bytes] | None = None
+        parts = urlsplit(database_url)
+        kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TMPDIR") if name in os.environ}
+        self.environment = kept | {
+            "DJANGO_SETTINGS_MODULE": "tests.browser.served_settings",
+            "SITE_VAR": str(var),
+            "ENV_FILE": os.devnull,
+            "DATABASE_URL": urlunsplit(parts._replace(path=f"/{self.database}")),
+            "REDIS_URL": redis_url,
+            "DEBUG": "off",
+            "HTTPS": "off",
+            "SECRET_KEY": secrets.token_urlsafe(50),
+            "ALLOWED_HOSTS": "127.0.0.1",
+            "RING_S": str(RING_S),
+            "DEMO_PASSWORD": PASSWORD,
+        }
+
+    def make(self) -> None:
+        """The database, the static files under their hashed names, and the demo's people."""
+        self._admin("CREATE DATABASE {}")
+        for command in (["migrate", "--noinput"], ["collectstatic", "--noinput"], ["demo"]):
+            self.manage(*command)
+
+    def manage(self, *command: str) -> str:
+        """What `manage.py` says to this command."""
+        done = subprocess.run(
+            [sys.executable, "manage.py", *command], cwd=ROOT, env=self.environment, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    def line(self, user: str, *changes: str) -> str:
+        """What the operator does to a line: `site.line("bob", "--multi-device", "off")`."""
+        return self.manage("line", user, *changes)
+
+    def start(self) -> None:
+        with open(self.log, "ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "manage.py", "serve", "--fd", str(self.socket.fileno())],
+                cwd=ROOT, env=self.environment, stdout=log, stderr=log, pass_fds=[self.socket.fileno()],
+            )  # fmt: skip
+        end = time.monotonic() + START_S
+        while True:
+            assert self.process.poll() is None, self.log.read_text()
+            assert time.monotonic() < end, self.log.read_text()
+            try:
+                urllib.request.urlopen(f"{self.url}/accounts/login/", timeout=5).close()
+                return
+            except (urllib.error.URLError, OSError):
+                time.sleep(0.1)
+
+    def stop(self) -> None:
+        process, self.process = self.process, None
+        if process is None:
+            return
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+    def drop(self) -> None:
+        self.socket.close()
+        self._admin("DROP DATABASE IF EXISTS {} WITH (FORCE)")
+
+    def _admin(self, statement: str) -> None:
+        with psycopg.connect(self.server_url, autocommit=True) as connection:
+            connection.execute(sql.SQL(statement).format(sql.Identifier(self.database)))

@@ -1,0 +1,148 @@
+"""One person, several devices: who rings, who answers, and who has the call."""
+
+import re
+
+from playwright.sync_api import expect
+
+from tests.browser.person import PATIENCE_S
+
+
+def test_both_devices_ring_and_when_one_answers_the_other_falls_silent_within_a_second(alice, sign_in):
+    phone, laptop = sign_in("bob"), sign_in("bob")
+    alice.calls("bob")
+    phone.rings()
+    laptop.rings()
+    expect(alice.state).to_have_text("Ringing…")
+    fell_silent = laptop.will_see("Answered on")
+    answered = phone.page.evaluate(
+        "() => { document.querySelector('.ring [data-action=answer]').click(); return Date.now(); }"
+    )
+    assert fell_silent() - answered < 1000
+    expect(laptop.ring).to_have_count(0)
+    expect(laptop.notices).to_contain_text("Video call with Alice")
+    alice.has_media()
+    phone.has_media()
+    assert laptop.page.evaluate("window.connections.length") == 0
+    alice.hangs_up()
+    expect(phone.title).to_have_text("Call ended", timeout=3000)
+    expect(laptop.notices.locator(".notice")).to_have_count(0)
+    assert [each.screen for each in (alice, phone, laptop)] == ["people", "ended", "people"]
+
+
+def test_with_multi_device_off_only_the_most_recent_sign_in_rings(alice, sign_in, line):
+    line("bob", "--multi-device", "off")
+    older, newer = sign_in("bob"), sign_in("bob")
+    alice.calls("bob", "audio")
+    newer.rings()
+    expect(alice.state).to_have_text("Ringing…")
+    assert older.screen == "people"
+    newer.answers()
+    alice.has_media(video=False)
+    newer.has_media(video=False)
+    assert older.page.locator(".notice").count() == 0
+
+
+def test_a_reload_is_no_new_sign_in(alice, sign_in, line):
+    line("bob", "--multi-device", "off")
+    older, newer = sign_in("bob"), sign_in("bob")
+    older.page.reload()
+    older.is_online()
+    alice.calls("bob", "audio")
+    newer.rings()
+    assert older.screen == "people"
+
+
+def test_open_another_device_makes_a_tab_that_is_a_device_with_a_name_of_its_own(alice, bob):
+    first = bob.device
+    assert re.fullmatch(r"Chrom\w+ on Linux", first)
+    bob.page.get_by_role("button", name="Open another device").click()
+    field = bob.page.get_by_label("Name of the device")
+    expect(field).to_have_value("Phone")
+    with bob.context.expect_page() as opened:
+        field.press("Enter")
+    phone = type(bob)(bob.context, bob.url, "bob", opened.value).is_online()
+    assert phone.device == "Phone"
+    assert bob.screen == "people"
+    alice.calls("bob", "audio")
+    bob.rings()
+    phone.rings()
+    phone.answers()
+    expect(bob.notices).to_contain_text("Answered on Phone")
+    bob.page.get_by_role("button", name="Open another device").click()
+    expect(field).to_have_value("Laptop")
+    bob.page.get_by_role("button", name="Cancel").click()
+    phone.page.reload()
+    assert phone.is_online().device == "Phone"
+
+
+def test_continue_here_moves_the_call_and_the_media_with_it(alice, sign_in):
+    phone, laptop = sign_in("bob"), sign_in("bob")
+    alice.calls("bob")
+    phone.rings().answers()
+    alice.has_media()
+    laptop.page.get_by_role("button", name="Continue here").click()
+    laptop.has_media()
+    alice.has_media()
+    expect(phone.notices).to_contain_text("Answered on")
+    assert phone.page.evaluate("window.connections.every((one) => one.connectionState === 'closed')")
+    laptop.presses("mic")
+    expect(alice.page.get_by_text("Bob is muted")).to_be_visible()
+    phone.page.get_by_role("button", name="Continue here").click()
+    phone.has_media()
+    expect(phone.page.get_by_role("button", name="Unmute")).to_be_visible()
+    expect(alice.page.get_by_text("Bob is muted")).to_be_visible()
+    phone.hangs_up()
+    expect(alice.title).to_have_text("Call ended")
+
+
+def test_a_second_tab_asks_before_it_takes_the_device(alice, bob):
+    tab = bob.opens_another_tab().sees("gate")
+    expect(tab.page.get_by_role("alertdialog")).to_contain_text("Calls are open in another tab")
+    tab.page.get_by_role("button", name="Use here").click()
+    tab.is_online()
+    bob.sees("gate")
+    expect(bob.page.get_by_role("alertdialog")).to_contain_text("Calls moved to another tab")
+    alice.calls("bob", "audio")
+    tab.rings()
+    assert bob.ring.count() == 0
+    bob.page.get_by_role("button", name="Use here").click()
+    bob.is_online().rings()
+    tab.sees("gate")
+
+
+def test_taking_over_in_a_call_brings_the_call_along(alice, bob):
+    alice.calls("bob")
+    bob.rings().answers()
+    alice.has_media()
+    tab = bob.opens_another_tab().sees("gate")
+    tab.page.get_by_role("button", name="Use here").click()
+    tab.has_media()
+    alice.has_media()
+    bob.sees("gate")
+    assert bob.page.evaluate("window.connections.every((one) => one.connectionState === 'closed')")
+
+
+def test_the_multi_device_switch_is_the_operators_until_the_operator_hands_it_over(alice, sign_in, line):
+    older, newer = sign_in("bob"), sign_in("bob")
+    switch = newer.page.get_by_role("switch", name="Ring all my devices")
+    expect(switch).to_be_disabled()
+    expect(switch).to_have_attribute("aria-checked", "true")
+    expect(newer.page.locator("#multi-words")).to_contain_text("Your operator decides about this")
+    line("bob", "--may-switch", "yes")
+    expect(switch).to_be_enabled(timeout=PATIENCE_S * 1000)
+    switch.click()
+    for device in (older, newer):
+        expect(device.page.get_by_role("switch")).to_have_attribute("aria-checked", "false")
+    alice.calls("bob", "audio")
+    newer.rings()
+    expect(alice.state).to_have_text("Ringing…")
+    assert older.screen == "people"
+
+
+def test_signed_out_in_another_tab_the_page_says_so_and_leads_back(bob, expected_troubles):
+    expected_troubles.append("401")  # of the list of people, should it be asked for at that moment
+    bob.signs_out()
+    bob.sees("gate")
+    bob.page.get_by_role("link", name="Sign in again").click()
+    expect(bob.page.get_by_label("User name")).to_be_visible()
+    bob.signs_in()

@@ -1,0 +1,112 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+
+import { Identity, guessName } from "../../calls/static/calls/device.js";
+
+function storage() {
+  const kept = {};
+  Object.defineProperty(kept, "getItem", { value: (key) => kept[key] ?? null });
+  Object.defineProperty(kept, "setItem", { value: (key, value) => void (kept[key] = value) });
+  return kept;
+}
+
+// What the browser's lock manager does, for exclusive locks that are held for ever.
+function lockManager() {
+  const holders = new Map();
+  return {
+    request(name, { steal }, callback) {
+      if (holders.has(name) && !steal) return Promise.resolve(callback(null));
+      holders.get(name)?.();
+      return new Promise((resolve, reject) => {
+        holders.set(name, () => reject(new DOMException("stolen", "AbortError")));
+        Promise.resolve(callback({ name })).then(resolve, reject);
+      });
+    },
+  };
+}
+
+const identity = (kept, search = "", user = "bob", locks = lockManager()) =>
+  new Identity(user, search, { storage: kept, locks, guess: "Firefox on Linux" });
+
+test("a browser that is new here has no id, and a name that says what it is", () => {
+  const fresh = identity(storage());
+  assert.deepEqual([fresh.id, fresh.name], [null, "Firefox on Linux"]);
+});
+
+test("what the server says is kept, for this user and this slot only", () => {
+  const kept = storage();
+  identity(kept).keep({ id: "d1", name: "Old laptop" });
+  assert.deepEqual([identity(kept).id, identity(kept).name], ["d1", "Old laptop"]);
+  assert.equal(identity(kept, "?device=phone").id, null);
+  assert.equal(identity(kept, "", "alice").id, null);
+});
+
+test("a forgotten device keeps its name", () => {
+  const kept = storage();
+  const mine = identity(kept);
+  mine.keep({ id: "d1", name: "Old laptop" });
+  mine.keep({ id: null });
+  assert.deepEqual([mine.id, mine.name, identity(kept).id], [null, "Old laptop", null]);
+});
+
+test("another device gets a slot of its own and the name that it was given", () => {
+  const kept = storage();
+  const address = identity(kept).another("Kitchen Tablet");
+  assert.equal(address, "?device=kitchen-tablet");
+  assert.equal(identity(kept, address).name, "Kitchen Tablet");
+});
+
+test("two devices of one name have two slots, and none takes the browser's own", () => {
+  const kept = storage();
+  const mine = identity(kept);
+  assert.deepEqual([mine.another("Phone"), mine.another("Phone"), mine.another("main"), mine.another("電話")],
+    ["?device=phone", "?device=phone-2", "?device=main-2", "?device=device"]);
+});
+
+test("it proposes names that are not taken", () => {
+  const kept = storage();
+  const mine = identity(kept);
+  const proposed = [];
+  for (let n = 0; n < 5; n += 1) {
+    proposed.push(mine.proposal());
+    mine.another(proposed.at(-1));
+  }
+  assert.deepEqual(proposed, ["Phone", "Laptop", "Tablet", "Phone 2", "Laptop 2"]);
+});
+
+test("a slot that was typed into the address is named after itself", () => {
+  assert.equal(identity(storage(), "?device=living-room").name, "Living room");
+});
+
+test("one tab holds a device; the second does not, until it takes it", async () => {
+  const kept = storage();
+  const locks = lockManager();
+  const [first, second, other] = [identity(kept, "", "bob", locks), identity(kept, "", "bob", locks), identity(kept, "?device=tv", "bob", locks)];
+  assert.equal(await first.hold(), true);
+  assert.equal(await second.hold(), false);
+  assert.equal(await other.hold(), true);
+  assert.equal(await second.steal(), true);
+  assert.equal(await first.hold(), false);
+});
+
+test("without storage and without locks it still works, for as long as the page lives", async () => {
+  const broken = { getItem() { throw new Error("no"); }, setItem() { throw new Error("no"); } };
+  const mine = new Identity("bob", "", { storage: broken, locks: undefined, guess: "Firefox" });
+  mine.keep({ id: "d1" });
+  assert.equal(mine.id, "d1");
+  assert.equal(mine.proposal(), "Phone");
+});
+
+for (const [agent, brands, name] of [
+  ["Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 Chrome/156.0 Safari/537.36", ["Chromium"], "Chromium on Linux"],
+  ["Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 Chrome/156.0 Safari/537.36", ["Chromium", "Google Chrome"], "Chrome on Linux"],
+  ["Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 Chrome/156.0 Safari/537.36 Edg/156.0", ["Chromium", "Microsoft Edge"], "Edge on Windows"],
+  ["Mozilla/5.0 (Macintosh; Intel Mac OS X 10.15; rv:140.0) Gecko/20100101 Firefox/140.0", undefined, "Firefox on Mac"],
+  ["Mozilla/5.0 (iPhone; CPU iPhone OS 19_0 like Mac OS X) AppleWebKit/605.1 Version/19.0 Mobile/15E148 Safari/604.1", undefined, "Safari on iPhone"],
+  ["Mozilla/5.0 (Linux; Android 15; Pixel 9) AppleWebKit/537.36 Chrome/156.0 Mobile Safari/537.36", undefined, "Chrome on Android"],
+  ["curl/8", undefined, "Browser"],
+]) {
+  test(`this is called ${name}`, () => {
+    assert.equal(guessName({ userAgent: agent, userAgentData: brands && { brands: brands.map((brand) => ({ brand })) } }), name);
+  });
+}

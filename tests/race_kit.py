@@ -1,0 +1,365 @@
+"""Races on PostgreSQL with their order forced, and what has to hold after each.
+
+An order is forced with real locks only. `in_order` opens a session of its own that holds what the first contestant
+needs *between its lock and its commit* (as a rule the entry that it is about to write), starts the first, waits until
+PostgreSQL says that it waits for that session, starts the others, waits until each of them waits too (or has finished:
+the clock passes a locked call by), and only then lets go. Nothing is patched, and no sleep is hoped for.
+"""
+
+import datetime as dt
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import closing, contextmanager
+from copy import copy
+from typing import Any, NamedTuple
+
+from django.db import connection
+from django.utils import timezone
+
+from calls import conf, machine, models, switchboard
+from calls.clock import Clock
+from calls.machine import Seat
+from calls.switchboard import Leaving, Outcome
+from devices import presence
+from devices.models import Device
+
+PATIENCE_S = 10.0  # for a contestant to wait for a lock: far more than it takes on a busy machine
+STAYS_S = 35.0  # how long a device stays online without being heard from
+
+
+class Hold(NamedTuple):
+    """A statement that takes a lock: whoever needs it waits until the session that ran it lets go."""
+
+    sql: str
+    values: tuple[Any, ...]
+
+
+def entry_of(call: uuid.UUID, v: int) -> Hold:
+    """The entry of a call's version, which is written after everything else and before the commit."""
+    return Hold(
+        f"INSERT INTO {models.Entry._meta.db_table} (call_id, v, at, command) VALUES (%s, %s, now(), '{{}}')", (call, v)
+    )
+
+
+def next_entry(call: uuid.UUID) -> Hold:
+    return entry_of(call, models.Call.objects.get(pk=call).v + 1)
+
+
+def spent_invite(call: uuid.UUID, user: Any) -> Hold:
+    """The row that remembers a call id."""
+    table = models.SpentInvite._meta.db_table
+    return Hold(f"INSERT INTO {table} (id, user_id, at) VALUES (%s, %s, now())", (call, user.pk))
+
+
+def row(model: Any, key: Any) -> Hold:
+    """A row, locked as the application locks it. Two that wait for it get it in the order in which they came."""
+    meta = model._meta
+    return Hold(f"SELECT 1 FROM {meta.db_table} WHERE {meta.pk.column} = %s FOR NO KEY UPDATE", (key,))
+
+
+class Work(NamedTuple):
+    """Something that a contestant does, and where it can be held between its lock and its commit."""
+
+    do: Callable[[], Any]
+    hold: Callable[[], Hold] | None = None
+
+
+class Contestant:
+    """Work in a thread, on a database session of its own."""
+
+    def __init__(self, work: Callable[[], Any]) -> None:
+        self.session: Future[int] = Future()
+        self.result: Future[Any] = Future()
+        self.work = work
+        threading.Thread(target=self._run, daemon=True).start()
+
+    def _run(self) -> None:
+        try:
+            connection.ensure_connection()
+            self.session.set_result(connection.connection.info.backend_pid)
+            self.result.set_result(self.work())
+        except BaseException as error:
+            self.result.set_exception(error)
+        finally:
+            connection.close()
+
+    def waits_for(self, sessions: set[int]) -> bool:
+        """Waits until PostgreSQL says that it waits for one of these sessions: False when it finished instead."""
+        deadline = time.monotonic() + PATIENCE_S
+        while not self.result.done():
+            with connection.cursor() as cursor:
+                cursor.execute("SELECT pg_blocking_pids(%s)", [self.session.result(PATIENCE_S)])
+                if sessions.intersection(cursor.fetchone()[0]):
+                    return True
+            assert time.monotonic() < deadline, "a contestant neither finished nor waited for the others"
+            time.sleep(0.004)
+        return False
+
+
+@contextmanager
+def held(hold: Hold) -> Iterator[int]:
+    """Holds a lock in a session of its own, whose id it yields, and then takes everything back."""
+    with closing(connection.copy()) as gate:
+        gate.set_autocommit(False)
+        with gate.cursor() as cursor:
+            cursor.execute(hold.sql, hold.values)
+        try:
+            yield gate.connection.info.backend_pid
+        finally:
+            gate.rollback()
+
+
+def in_order(first: Work, *others: Work, hold: Hold | None = None) -> list[Any]:
+    """Runs them at the same time, the first one a step ahead, and returns what each of them returned.
+
+    The first is held between its lock and its commit until each of the others waits for it or has finished. With a
+    `hold` of a row it is held at that row instead, and the next one queues behind it.
+    """
+    if hold is None:
+        assert first.hold is not None, "say where the first can be held"
+        hold = first.hold()
+    with held(hold) as gate:
+        contestants = [Contestant(first.do)]
+        if not contestants[0].waits_for({gate}):
+            contestants[0].result.result()
+            raise AssertionError("the first finished without needing what was held")
+        for work in others:
+            ahead = {gate, *(each.session.result() for each in contestants)}
+            contestants.append(Contestant(work.do))
+            contestants[-1].waits_for(ahead)
+    return [each.result.result(PATIENCE_S) for each in contestants]
+
+
+def at_once(*works: Work) -> list[Any]:
+    """Runs them from one starting line, in whatever order PostgreSQL takes them."""
+    line = threading.Barrier(len(works))
+
+    def run(work: Work) -> Any:
+        line.wait(PATIENCE_S)
+        return work.do()
+
+    started = [Contestant(lambda work=work: run(work)) for work in works]  # type: ignore[misc]
+    return [each.result.result(PATIENCE_S) for each in started]
+
+
+class Handset:
+    """A signed-in device of somebody, as the switchboard sees it: what a socket would do, without the socket."""
+
+    def __init__(self, user: Any, name: str) -> None:
+        self.user, self.name = user, name
+        self.page, self.socket = uuid.uuid4(), uuid.uuid4()
+        switchboard.line_of(user.pk)
+        self.id = self.arrive(new=True).device.pk
+
+    @property
+    def key(self) -> str:
+        return str(self.user.pk)
+
+    @property
+    def seat(self) -> Seat:
+        return Seat(self.key, self.id, self.name, self.page)
+
+    @property
+    def row(self) -> Device:
+        return Device.objects.get(pk=self.id)
+
+    def arrive(
+        self,
+        *,
+        new: bool = False,
+        page: uuid.UUID | None = None,
+        socket: uuid.UUID | None = None,
+        take: bool = False,
+        sign_in: str = "",
+    ) -> presence.Arrival:
+        return presence.arrive(
+            self.user.pk,
+            f"{self.user.pk} on {self.name}{sign_in}",
+            device_id=None if new else self.id,
+            name=self.name,
+            kind="web",
+            page=page or self.page,
+            socket=socket or self.socket,
+            take=take,
+            stays_s=STAYS_S,
+        )
+
+    def drop(self) -> None:
+        """The network is gone."""
+        presence.leave(self.id, self.socket)
+
+    def fall_silent(self, seconds: float) -> None:
+        """Nothing was heard from it for so long."""
+        row = self.row
+        gone = row.last_seen_at - dt.timedelta(seconds=seconds)
+        Device.objects.filter(pk=self.id).update(last_seen_at=gone, online_until=gone)
+
+    def reload(self) -> "Handset":
+        """A new page of the same device, which has replaced this one."""
+        page = copy(self)
+        page.page, page.socket = uuid.uuid4(), uuid.uuid4()
+        page.arrive(take=True)
+        return page
+
+    def returns(self) -> presence.Arrival:
+        """The device is back, and the others are told."""
+        arrival = self.arrive()
+        for call in switchboard.calls_of(self.key):
+            if switchboard.is_back(call, self.key, self.id):
+                switchboard.perform(call.id, machine.Heard(self.key, self.id))
+        return arrival
+
+    # Commands, as work for a contestant.
+
+    def invites(
+        self, to: Any, call: uuid.UUID | None = None, kind: machine.Kind = "audio", data: Any = None, ring_s: int = 45
+    ) -> Work:
+        call = call or uuid.uuid4()
+        return Work(
+            lambda: switchboard.place(self.user, self.seat, call, [to.username], kind, data, ring_s),
+            lambda: entry_of(call, 1),
+        )
+
+    def answers(self, call: uuid.UUID, leaving: uuid.UUID | None = None, data: Any = None) -> Work:
+        also = Leaving(leaving, machine.Hangup(self.seat)) if leaving else None
+        return Work(
+            lambda: switchboard.perform(call, machine.Answer(self.seat, data), leaving=also), lambda: next_entry(call)
+        )
+
+    def rings(self, call: uuid.UUID) -> Work:
+        return commanding(call, machine.Ringing(self.seat))
+
+    def rejects(self, call: uuid.UUID) -> Work:
+        return commanding(call, machine.Reject(self.seat))
+
+    def hangs_up(self, call: uuid.UUID) -> Work:
+        return commanding(call, machine.Hangup(self.seat))
+
+    def ends(self, call: uuid.UUID) -> Work:
+        return commanding(call, machine.End(self.seat))
+
+    def moves(self, call: uuid.UUID) -> Work:
+        return commanding(call, machine.Move(self.seat))
+
+    def sets_media(self, call: uuid.UUID, mic: bool, cam: bool) -> Work:
+        return commanding(call, machine.Media(self.seat, mic, cam))
+
+    def sees(self, call: uuid.UUID) -> dict[str, Any] | None:
+        """The view that this page would be shown now."""
+        return machine.view(value_of(call), self.key, self.id, timezone.now(), self.page)
+
+
+def commanding(call: uuid.UUID, command: machine.Command) -> Work:
+    return Work(lambda: switchboard.perform(call, command), lambda: next_entry(call))
+
+
+def signing_out(handset: Handset, call: uuid.UUID | None = None) -> Work:
+    """Held at the call's lock, when one is given: by then the device is signed out."""
+    return Work(lambda: switchboard.sign_out(handset.row), (lambda: next_entry(call)) if call else None)
+
+
+def ticking(call: uuid.UUID) -> Work:
+    """A clock that has been watching for long, and will find this call due."""
+    clock = Clock()
+    clock.watching_since -= dt.timedelta(days=1)
+    return Work(clock.tick, lambda: next_entry(call))
+
+
+def ring(caller: Handset, callee: Any, **arguments: Any) -> uuid.UUID:
+    """A call that rings, from a device to a user."""
+    outcome = caller.invites(callee, **arguments).do()
+    assert outcome.refused is None and outcome.call.state == "ringing"
+    call: uuid.UUID = outcome.call.id
+    return call
+
+
+def talk(caller: Handset, callee: Handset) -> uuid.UUID:
+    """A call between two devices."""
+    call = ring(caller, callee.user)
+    assert callee.answers(call).do().refused is None
+    return call
+
+
+# What is looked at afterwards.
+
+
+class Story(NamedTuple):
+    """What the rows say of a call: its state and reason, each person's leg, and the commands that changed it."""
+
+    state: str
+    reason: str | None
+    legs: dict[str, str]
+    commands: list[str]
+
+
+def story(call: uuid.UUID) -> Story:
+    value = value_of(call)
+    commands = [entry.command["type"] for entry in models.Entry.objects.filter(call=call)]
+    return Story(value.state, value.reason, {leg.user: leg.state for leg in value.legs}, commands)
+
+
+def value_of(call: uuid.UUID) -> machine.Call:
+    value = models.load(call)
+    assert value is not None, "there is no such call"
+    return value
+
+
+def leg_of(call: uuid.UUID, handset: Handset) -> machine.Leg:
+    leg = machine.leg_of(value_of(call), handset.key)
+    assert leg is not None
+    return leg
+
+
+def refusal(outcome: Outcome) -> tuple[str, dict[str, Any]] | None:
+    """The code of the refusal and what it says about it, or None when the command was accepted."""
+    return None if outcome.refused is None else (outcome.refused.code, outcome.refused.about)
+
+
+def check_invariants() -> None:
+    """The invariants of races.md that rows can show, for every call there is (the numbers are theirs)."""
+    histories = {call.id: models.Entry.objects.filter(call=call).order_by("v") for call in models.Call.objects.all()}
+    for call, entries in histories.items():
+        _check_history(value_of(call), list(entries))
+    _check_limits()
+
+
+def _check_history(rows: machine.Call, entries: list[models.Entry]) -> None:
+    value: machine.Call | None = None
+    for v, entry in enumerate(entries, start=1):
+        assert value is None or value.state != "ended", "2: `ended` is final"
+        before, value = value, machine.decide(value, entry.decode(), entry.at, conf.deadlines())
+        assert entry.v == value.v == v, "one entry for each version, and no version without"
+        for old, new in zip(before.legs if before else (), value.legs, strict=bool(before)):
+            assert old.epoch <= new.epoch, "1: an epoch never falls"
+            same = (old.device, old.page) == (new.device, new.page)
+            assert same or old.epoch < new.epoch, "1: each binding has an epoch of its own"
+    assert value == rows, "10: the entries replayed through decide give the same rows"
+    assert models.Call.objects.get(pk=rows.id).due_at == machine.due_at(rows, conf.deadlines())
+    states = {leg.key: leg.state for leg in rows.legs}
+    assert len(states) == len(rows.legs), "9: one history row a person"
+    assert (rows.reason is not None) == (rows.state == "ended"), "9: one reason a call, when it has ended"
+    if rows.state == "ended":
+        assert not set(states.values()) & set(machine.LIVE), "3: an ended call has no live leg"
+    for entry in entries:
+        said = entry.decode()
+        if isinstance(said, machine.Answer | machine.Join | machine.Reject):
+            assert states[said.by.key] != "missed", "9: nobody who answered or rejected has missed it"
+
+
+def _check_limits() -> None:
+    """4: live legs never exceed the limits in force at admission. Entries are numbered as they were written, which for
+    calls of the same people is under the same lines' locks."""
+    live: dict[uuid.UUID, machine.Call] = {}
+    for entry in models.Entry.objects.order_by("pk"):
+        said = entry.decode()
+        value = live[entry.call_id] = machine.decide(live.get(entry.call_id), said, entry.at, conf.deadlines())
+        if isinstance(said, machine.Invite):
+            limits = {(said.by.key, "out"): said.limit} | {(each.key, "in"): each.limit for each in said.callees}
+            for leg in value.legs:
+                if leg.state in machine.LIVE:
+                    legs = [each for call in live.values() for each in call.legs if each.state in machine.LIVE]
+                    count = sum((each.key, each.dir) == (leg.key, leg.dir) for each in legs)
+                    assert count <= limits[leg.key, leg.dir], "4: more live legs than the limit allows"

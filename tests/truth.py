@@ -1,0 +1,28 @@
+"""What a page has to know, computed from the rows: the measure of every repair."""
+
+import json
+import uuid
+from typing import Any
+
+from django.utils import timezone
+
+from calls import machine
+from tests.pages import Page
+
+
+def check_knowledge(key: str, page: Page, calls: list[machine.Call]) -> None:
+    """The user's page knows every live call, none that it may not see, and each as `calls` (all there are) say."""
+    assert page.device is not None
+    place = uuid.UUID(page.device), timezone.now(), uuid.UUID(page.page)
+    truth = {str(call.id): view for call in calls if (view := machine.view(call, key, *place))}
+    expected = {id: view for id, view in truth.items() if view["state"] != "ended" or id in page.calls}
+    assert set(page.calls) == set(expected), f"{page.user}'s {page.name} knows of other calls than it should"
+    for id, view in expected.items():
+        assert timeless(page.calls[id]) == timeless(view), f"{page.user}'s {page.name} is behind"
+
+
+def timeless(view: dict[str, Any]) -> dict[str, Any]:
+    """A view without what the passing of time alone changes."""
+    plain: dict[str, Any] = json.loads(json.dumps(view))
+    del plain["secs"], plain["me"]["ring_ms"]
+    return plain
