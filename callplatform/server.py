@@ -1,8 +1,8 @@
 """The ASGI server: daphne, with a bound on what one peer can cost, closes that a client can read, and an orderly end.
 
 The only module that knows daphne, autobahn and Twisted. It knows nothing of Django or of calls, so it serves any ASGI
-application, and another ASGI server can serve ours. It leans on internals of daphne 4.2, which requirements.in pins;
-tests/test_server.py holds every promise made here.
+application, and another ASGI server can serve ours. It leans on internals of daphne 4.2, of autobahn and of Twisted,
+whose versions are locked; tests/test_server.py holds every promise made here.
 """
 
 import asyncio
@@ -190,9 +190,13 @@ class Request(WebRequest):
             return None
         if self.server.stopping:
             return self.basic_error(503, b"Service Unavailable", "The server is restarting.")
-        if not all(value.isascii() for value in self.requestHeaders.getRawHeaders(b"sec-websocket-protocol", [])):
-            return self.basic_error(400, b"Bad Request", "Invalid header value")
-        self.requestHeaders.removeHeader(b"daphne-root-path")  # a client's word for where the site is mounted
+        headers = self.requestHeaders
+        if headers.getRawHeaders(b"upgrade", [b""])[0].lower() == b"websocket" and (
+            self.content.read(1)  # would be taken for frames, all in one go
+            or not all(value.isascii() for value in headers.getRawHeaders(b"sec-websocket-protocol", []))
+        ):
+            return self.basic_error(400, b"Bad Request", "This is no handshake.")
+        headers.removeHeader(b"daphne-root-path")  # a client's word for where the site is mounted
         return super().process()
 
     def application_ended(self, failed: bool) -> None:
@@ -313,7 +317,7 @@ class Server(DaphneServer):
             await self.application(scope, inbox.get, send)
             failed = False
         except Exception:
-            logger.exception("The application failed at %s", scope["path"])
+            logger.exception("The application failed at %r", scope["path"])
         finally:
             protocol.application_ended(failed)
 

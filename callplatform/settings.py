@@ -139,7 +139,9 @@ DEFAULT_OPTIONS: dict[str, dict[str, Any]] = {
     },
     # Room for every socket thread and for the views beside them. A lock that waits this long is a fault, and says so.
     "django.db.backends.postgresql": {
-        "pool": {"min_size": 1, "max_size": CALLS["DB_THREADS"] + 4, "timeout": 10},
+        # Who waits for a connection is told `unavailable` well before a client takes its socket for dead. A pool that
+        # gives up and begins anew finds PostgreSQL a second after its return; else it would look ever more rarely.
+        "pool": {"min_size": 1, "max_size": CALLS["DB_THREADS"] + 4, "timeout": 4, "reconnect_timeout": 5},
         "options": "-c lock_timeout=5s -c statement_timeout=30s -c idle_in_transaction_session_timeout=60s",
     },
 }

@@ -91,7 +91,7 @@ def test_postgresql_has_a_pool_with_room_for_the_socket_threads_and_impatient_lo
         "me", "p@ss", "db.example", 5433, "calls",
     ]  # fmt: skip
     assert database["CONN_MAX_AGE"] == 0
-    assert database["OPTIONS"]["pool"] == {"min_size": 1, "max_size": 7, "timeout": 10}
+    assert database["OPTIONS"]["pool"] == {"min_size": 1, "max_size": 7, "timeout": 4, "reconnect_timeout": 5}
     assert database["OPTIONS"]["sslmode"] == "require"
     assert "lock_timeout=5s" in database["OPTIONS"]["options"]
 

@@ -112,9 +112,55 @@ PROFILES = [
 ]
 who = st.integers(0, len(PROFILES) - 1)
 which = st.integers(0, 3)  # the newest call is 0
+button = st.integers(0, 60)
 people = st.sampled_from(["alice", "bob", "carol"])
 limits = st.sampled_from([None, 0, 1, 2])
-said = st.sampled_from([None, "", {"a": [1, 0.5]}])
+lines = st.fixed_dictionaries(
+    {"multi_device": st.booleans(), "may_switch": st.booleans(), "max_incoming": limits, "max_outgoing": limits}
+)
+
+# What may happen: how often (of all the numbers together), and the arguments of the method of that name.
+DEEDS: dict[str, tuple[int, dict[str, Any]]] = {
+    "invite": (
+        2,
+        {
+            "who": who,
+            "to": people,
+            "kind": st.sampled_from(["audio", "video"]),
+            "data": st.sampled_from([None, "", {"a": [1, 0.5]}]),
+            "ring_s": st.sampled_from([None, 5]),
+        },
+    ),
+    "do_what_can_be_done": (3, {"n": button, "again": st.booleans()}),
+    "go_on_with_the_newest_call": (3, {"n": button, "to": people}),
+    "do_what_may_not_be_done": (1, {"who": who, "n": which, "cmd": st.sampled_from(ABOUT_A_CALL)}),
+    "signal": (1, {"who": who, "n": which}),
+    "at_once": (
+        3,
+        {
+            "deeds": st.lists(
+                st.tuples(who, st.integers(0, 9), st.sampled_from([*ABOUT_A_CALL, "invite", "drop"]), people),
+                min_size=2,
+                max_size=5,
+                unique_by=lambda deed: deed[0],
+            ),
+            "beside": st.sampled_from([None, None, "tick", "end", "sign_out", "limit"]),
+        },
+    ),
+    "drop": (1, {"who": who, "in_the_middle": st.booleans()}),
+    "connect": (1, {"who": who, "how": st.sampled_from(["same page", "new page", "take"])}),
+    "everybody_is_back": (1, {}),
+    "sign_out": (1, {"who": who}),
+    "operate": (1, {"what": st.sampled_from(["end", "line", "carol goes", "carol comes"]), "n": which, "user": people,
+                    "line": lines}),
+    "do_what_is_rare": (1, {"who": who, "to": people,
+                            "what": st.sampled_from(["late invite", "switch", "answer and leave"])}),
+    "time_passes": (2, {"seconds": st.sampled_from([1, 4, 8, 11, 21, 46, 48, 29_000]),
+                        "silent": st.sets(who, max_size=2)}),
+}  # fmt: skip
+deeds = st.sampled_from([name for name, (times, _) in DEEDS.items() for _ in range(times)]).flatmap(
+    lambda name: st.tuples(st.just(name), st.fixed_dictionaries(DEEDS[name][1]))
+)
 
 
 class Story(RuleBasedStateMachine):
@@ -201,6 +247,14 @@ class Story(RuleBasedStateMachine):
             assert self._run(older.closed()) == 4409, "the older page is told"
             self._check_replies(older)
         profile.device, profile.page = page.device, page
+
+    def _is_back(self, profile: Profile) -> bool:
+        """Connects and wakes it if need be; False when its user may not sign in."""
+        self._wake(profile)
+        for _ in range(2):  # the first may only find out that it was signed out
+            if profile.page is None and self._active(profile):
+                self._connect(profile)
+        return profile.page is not None
 
     def _active(self, profile: Profile) -> bool:
         return get_user_model()._default_manager.get(username=profile.user).is_active
@@ -290,19 +344,29 @@ class Story(RuleBasedStateMachine):
 
     # --- people ---
 
-    @initialize(who=who, to=people, incoming=st.sampled_from([1, 2]), outgoing=st.sampled_from([1, 2]))
-    def begin(self, who: int, to: str, incoming: int, outgoing: int) -> None:
-        """Somebody is being called already."""
-        Line.objects.update(max_incoming=incoming, max_outgoing=outgoing)
+    @initialize(who=who, to=people, talk=st.booleans(), limit=st.sampled_from([1, 2]), multi=st.booleans())
+    def begin(self, who: int, to: str, talk: bool, limit: int, multi: bool) -> None:
+        """Somebody is being called already, or has answered."""
+        Line.objects.update(max_incoming=limit, max_outgoing=limit)
+        Line.objects.exclude(user=self.users["bob"]).update(multi_device=multi)
         self._invite(self.profiles[who], to, {"kind": "audio"})
+        self._settle()
+        answers = [each for each in self._possible() if each[2] == "answer"]
+        if talk and answers:
+            self._command(*answers[0], again=False)
+            self._settle()
 
-    @rule(who=who, to=people, kind=st.sampled_from(["audio", "video"]), data=said, ring_s=st.sampled_from([None, 5]))
+    @rule(deed=deeds)
+    def step(self, deed: tuple[str, dict[str, Any]]) -> None:
+        getattr(self, deed[0])(**deed[1])
+        self._settle()
+
     def invite(self, who: int, to: str, kind: str, data: Any, ring_s: int | None) -> None:
         more = {"kind": kind, "data": data} | ({"ring_s": ring_s} if ring_s else {})
         self._invite(self.profiles[who], to, more)
 
     def _invite(self, profile: Profile, to: str, more: dict[str, Any]) -> None:
-        if profile not in self._pinging or to == profile.user:
+        if to == profile.user or not self._is_back(profile):
             return
         page, id = profile.page, str(uuid.uuid4())
         assert page is not None
@@ -314,7 +378,6 @@ class Story(RuleBasedStateMachine):
         if answer["ok"] and answer["call"]["id"] == id:
             self.calls.append(id)
             assert self._run(page.invite(to, call=id, **more | {"data": "x"}))["error"]["code"] == "conflict"
-        self._settle()
 
     def _admission(self, profile: Profile, to: str) -> tuple[Any, ...]:
         """What an invite has to come to, from the rows as they are."""
@@ -354,13 +417,11 @@ class Story(RuleBasedStateMachine):
             return ("ended", call["reason"], call["legs"][1]["reason"])
         return (call["state"],)
 
-    @rule(n=st.integers(0, 60), again=st.booleans())
     def do_what_can_be_done(self, n: int, again: bool) -> None:
         if possible := self._possible():
             profile, id, cmd = possible[n % len(possible)]
             self._command(profile, id, cmd, again)
 
-    @rule(n=st.integers(0, 60), to=people)
     def go_on_with_the_newest_call(self, n: int, to: str) -> None:
         newest = [each for each in self._possible() if each[1] == self.calls[-1]]
         if newest:
@@ -368,7 +429,6 @@ class Story(RuleBasedStateMachine):
         else:
             self._invite(self.profiles[n % len(PROFILES)], to, {"kind": "video"})
 
-    @rule(who=who, n=which, cmd=st.sampled_from(ABOUT_A_CALL))
     def do_what_may_not_be_done(self, who: int, n: int, cmd: str) -> None:
         if self.profiles[who] in self._pinging and n < len(self.calls):
             self._command(self.profiles[who], self._call(n), cmd, again=False)
@@ -408,7 +468,6 @@ class Story(RuleBasedStateMachine):
             repeated = self._run(page.ask(cmd, **args))
             assert repeated["ok"], "sending it again is safe"
             assert models.load(uuid.UUID(id)) == after
-        self._settle()
 
     def _check_answer(self, profile: Profile, answer: dict[str, Any], call: machine.Call | None) -> None:
         key = str(self.users[profile.user].pk)
@@ -452,7 +511,6 @@ class Story(RuleBasedStateMachine):
             if got and mine is not None:
                 assert (got[0]["call"], got[0]["from"]) == (id, {"user": profile.user, "epoch": mine.epoch})
 
-    @rule(who=who, n=which)
     def signal(self, who: int, n: int) -> None:
         call = models.load(uuid.UUID(self._call(n)))
         key = str(self.users[self.profiles[who].user].pk)
@@ -461,15 +519,6 @@ class Story(RuleBasedStateMachine):
 
     # --- several at once ---
 
-    @rule(
-        deeds=st.lists(
-            st.tuples(who, st.integers(0, 9), st.sampled_from([*ABOUT_A_CALL, "invite", "drop"]), people),
-            min_size=2,
-            max_size=5,
-            unique_by=lambda deed: deed[0],
-        ),
-        beside=st.sampled_from([None, None, "tick", "end", "sign_out", "limit"]),
-    )
     def at_once(self, deeds: list[tuple[int, int, str, str]], beside: str | None) -> None:
         """In whatever order the locks give: the invariants hold, and everybody ends with the same truth."""
         work = []
@@ -492,7 +541,6 @@ class Story(RuleBasedStateMachine):
         self._run(self._gather(work))
         placed = models.Call.objects.exclude(pk__in=before).order_by("placed_at").values_list("pk", flat=True)
         self.calls += [str(id) for id in placed]
-        self._settle()
 
     @staticmethod
     async def _gather(work: list[Any]) -> None:
@@ -520,42 +568,51 @@ class Story(RuleBasedStateMachine):
             return
         assert answer["ok"] or answer["error"]["code"] not in ("bad_frame", "unavailable"), answer
 
-    # --- networks, pages and sign-ins ---
+    # --- networks, pages, sign-ins, the operator, and what is rare ---
 
-    @rule(who=who, what=st.sampled_from(["drop", "cut", "connect", "reload", "take", "wake", "sign out", "all return"]))
-    def network(self, who: int, what: str) -> None:
+    def drop(self, who: int, in_the_middle: bool) -> None:
         profile = self.profiles[who]
-        match what:
-            case "drop":
-                self._drop(profile)
-            case "cut":
-                self._cut(profile)
-            case "connect":  # the same page again: after a drop, or while its old socket is still there
-                self._connect(profile)
-            case "reload" | "take":
-                before, page_id = profile.page, profile.page_id
-                profile.page_id = str(uuid.uuid4())
-                self._connect(profile, take=what == "take")
-                if profile.page is before:
-                    profile.page_id = page_id
-            case "wake":
-                self._wake(profile)
-            case "sign out":
-                self._work(switchboard.sign_out, profile.row)
-            case "all return":
-                for each in self.profiles:
-                    self._wake(each)
-                    if each.page is None:
-                        self._connect(each)
-        self._settle()
-
-    def _cut(self, profile: Profile) -> None:
-        """A command is on its way as the network goes."""
         possible = [(id, cmd) for each, id, cmd in self._possible() if each is profile and cmd in ABOUT_A_CALL]
-        if possible and profile.page is not None:
-            id, cmd = possible[0]
-            self._run(profile.page.say(cmd, call=id))
+        if in_the_middle and possible and profile.page is not None:
+            self._run(profile.page.say(possible[0][1], call=possible[0][0]))
         self._drop(profile)
+
+    def connect(self, who: int, how: str) -> None:
+        """After a drop, or while the old socket is still there: the same page again, or another one."""
+        profile = self.profiles[who]
+        before, page_id = profile.page, profile.page_id
+        if how != "same page":
+            profile.page_id = str(uuid.uuid4())
+        self._connect(profile, take=how == "take")
+        if profile.page is before:
+            profile.page_id = page_id
+
+    def everybody_is_back(self) -> None:
+        for profile in self.profiles:
+            self._is_back(profile)
+
+    def sign_out(self, who: int) -> None:
+        self._work(switchboard.sign_out, self.profiles[who].row)
+
+    def operate(self, what: str, n: int, user: str, line: dict[str, Any]) -> None:
+        if what == "end":
+            self._end_by_operator(uuid.UUID(self._call(n)))
+        elif what == "line":
+            before = models.load_all(models.Call.objects.all())
+            self._work(lambda: switchboard.change_line(self.users[user].pk, **line))
+            assert models.load_all(models.Call.objects.all()) == before, "the next call is affected, these are not"
+        else:
+            self._change_carols_account(active=what == "carol comes")
+
+    def do_what_is_rare(self, who: int, to: str, what: str) -> None:
+        profile = self.profiles[who]
+        if profile in self._pinging:
+            if what == "late invite" and to != profile.user:
+                self._hang_up_before_the_invite_arrives(profile, to)
+            elif what == "switch":
+                self._switch_multi_device(profile, on=to == "alice")
+            elif what == "answer and leave":
+                self._answer_and_leave(profile)
 
     def _wake(self, profile: Profile) -> None:
         if profile.page is not None and profile.page.silent:
@@ -563,36 +620,6 @@ class Story(RuleBasedStateMachine):
             row = profile.row
             if row.signed_out_at is None and str(row.page) == profile.page_id:
                 self._beat(profile)
-
-    # --- the operator, and what is rare ---
-
-    @rule(
-        what=st.sampled_from(["end", "line", "carol goes", "carol comes", "late invite", "switch", "answer and leave"]),
-        who=who,
-        to=people,
-        n=which,
-        line=st.fixed_dictionaries(
-            {"multi_device": st.booleans(), "may_switch": st.booleans(), "max_incoming": limits, "max_outgoing": limits}
-        ),
-    )
-    def operator(self, what: str, who: int, to: str, n: int, line: dict[str, Any]) -> None:
-        profile = self.profiles[who]
-        match what:
-            case "end":
-                self._end_by_operator(uuid.UUID(self._call(n)))
-            case "line":
-                before = models.load_all(models.Call.objects.all())
-                self._work(lambda: switchboard.change_line(self.users[to].pk, **line))
-                assert models.load_all(models.Call.objects.all()) == before, "the next call is affected, these are not"
-            case "carol goes" | "carol comes":
-                self._change_carols_account(active=what == "carol comes")
-            case "late invite" if profile in self._pinging and to != profile.user:
-                self._hang_up_before_the_invite_arrives(profile, to)
-            case "switch" if profile in self._pinging:
-                self._switch_multi_device(profile, on=to == "alice")
-            case "answer and leave" if profile in self._pinging:
-                self._answer_and_leave(profile)
-        self._settle()
 
     def _end_by_operator(self, id: uuid.UUID) -> None:
         before = models.load(id)
@@ -643,7 +670,6 @@ class Story(RuleBasedStateMachine):
 
     # --- time ---
 
-    @rule(seconds=st.sampled_from([1, 4, 8, 11, 21, 46, 48, 29_000]), silent=st.sets(who, max_size=4))
     def time_passes(self, seconds: int, silent: set[int]) -> None:
         """Everything is older; the pages that are not silent have gone on pinging meanwhile."""
         self._age(dt.timedelta(seconds=seconds))
@@ -656,7 +682,6 @@ class Story(RuleBasedStateMachine):
                 self._beat(profile)
         self._work(self._tick)
         self._check_deadlines()
-        self._settle()
 
     def _age(self, by: dt.timedelta) -> None:
         for model, columns in {
