@@ -6,11 +6,12 @@ low load an order goes straight through.
 """
 
 import asyncio
-import time
 import uuid
 from collections import deque
 from collections.abc import Coroutine, Sequence
 from typing import Any, NamedTuple, overload
+
+from psycopg_pool import PoolTimeout
 
 from calls import conf, pool, switchboard
 from calls.machine import Call
@@ -19,8 +20,6 @@ from devices import presence
 
 MAX_BATCH = 64  # orders in one transaction
 SLACK_S = 5.0  # added to the deadline of presence, for a ping on its way
-QUIET = 20.0  # pings that are answered at once; when there are more, they gather
-GATHER_S = 0.1  # for this long, so that their cost does not rise with their number
 
 
 class NotHeld(Exception):
@@ -44,7 +43,6 @@ class Desk:
         self.loop: asyncio.AbstractEventLoop | None = None
         self.tasks: set[asyncio.Task[None]] = set()
         self.busy = False
-        self.quiet, self.pinged = QUIET, 0.0
 
     @overload
     async def ask(self, what: Order, beat: tuple[uuid.UUID, uuid.UUID] | None = None) -> Outcome: ...
@@ -62,24 +60,9 @@ class Desk:
             self.__init__()  # type: ignore[misc]
             self.loop = loop
         asked = Asked(what, loop.create_future(), beat)
-        if isinstance(what, CatchUp):
-            self.pings.append(asked)
-            if len(self.pings) == 1:
-                loop.call_later(self._patience(), self._begin)
-        else:
-            self.orders.append(asked)
-            self._begin()
+        (self.pings if isinstance(what, CatchUp) else self.orders).append(asked)
+        self._begin()
         return await asked.outcome
-
-    def _patience(self) -> float:
-        """How long a ping waits for company: not at all while there are few."""
-        now = time.monotonic()
-        self.quiet = min(QUIET, self.quiet + (now - self.pinged) / GATHER_S)
-        self.pinged = now
-        if self.quiet < 1:
-            return GATHER_S
-        self.quiet -= 1
-        return 0.0
 
     def _begin(self) -> None:
         if not self.busy:
@@ -98,8 +81,9 @@ class Desk:
     async def _settle(self, orders: Sequence[Asked], pings: Sequence[Asked]) -> None:
         try:
             results = await pool.run(_settle, orders, pings)
-        except Exception:  # whoever is at fault hears of it when it is tried alone
-            results = [None] * (len(orders) + len(pings))
+        except Exception as error:  # whoever is at fault hears of it when it is tried alone
+            no_connection = isinstance(error.__cause__ or error, PoolTimeout)  # but nobody is when nothing can be tried
+            results = [error if no_connection else None] * (len(orders) + len(pings))
         for asked, result in zip([*orders, *pings], results, strict=True):
             if result is None:
                 self._spawn(self._alone(asked))
