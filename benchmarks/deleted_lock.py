@@ -26,8 +26,8 @@ sys.path.insert(0, str(ROOT))
 from scripts import services  # noqa: E402
 
 LOCKS = {
-    "call_lock": ("calls/models.py", ".select_for_update(no_key=True, skip_locked=skip_locked)"),
-    "line_lock": ("devices/models.py", ".select_for_update(no_key=True)"),
+    "call_lock": ("calls/hot.py", "FOR NO KEY UPDATE{' SKIP LOCKED' if skip_locked else ''}"),
+    "line_lock": ("devices/models.py", ".select_for_update(no_key=True, skip_locked=skip_locked)"),
     "device_lock": ("devices/presence.py", ".select_for_update(no_key=True)"),
 }
 RACES = "tests/test_races.py"

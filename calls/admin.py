@@ -50,7 +50,7 @@ class LineAdmin(admin.ModelAdmin):
     def live_calls(self, line: Line) -> int:
         return int(line.live_legs)  # type: ignore[attr-defined]
 
-    def formfield_for_dbfield(self, db_field: Any, request: HttpRequest | None, **kwargs: Any) -> Any:
+    def formfield_for_dbfield(self, db_field: Any, request: HttpRequest, **kwargs: Any) -> Any:
         """An empty limit shows, in grey, the platform's that holds instead."""
         field = super().formfield_for_dbfield(db_field, request, **kwargs)
         if db_field.name in DEFAULT_OF and field is not None:

@@ -7,11 +7,11 @@ what then happens is decided under the call's lock, by the same rules as everyth
 import asyncio
 import logging
 import time
-import uuid
 
 from django.utils import timezone
 
 from calls import conf, machine, pool, switchboard
+from calls.switchboard import Perform
 
 log = logging.getLogger(__name__)
 
@@ -33,10 +33,10 @@ class Clock:
         now = timezone.now()
         if time.monotonic() - self.ticked > conf.get("CLOCK_S") + BLIND_S:
             self.watching_since = now
-        for call_id in switchboard.due_calls(now, BATCH):
-            _act(call_id, machine.Due())
-        for call_id, silent in switchboard.silent_legs(now, self.watching_since):
-            _act(call_id, silent)
+        due = [Perform(call_id, machine.Due()) for call_id in switchboard.due_calls(now, BATCH)]
+        silent = [Perform(*each) for each in switchboard.silent_legs(now, self.watching_since)]
+        _act(due)
+        _act(silent)
         if time.monotonic() - self.swept > SWEEP_S:
             self.swept = time.monotonic()
             switchboard.sign_out_deactivated()
@@ -44,13 +44,21 @@ class Clock:
         self.ticked = time.monotonic()
 
 
-def _act(call_id: uuid.UUID, command: machine.Command) -> None:
-    try:
-        switchboard.perform(call_id, command, skip_locked=True)
-    except pool.AWAY:
-        raise
-    except Exception:  # one call that cannot be decided must not hold up the others
-        log.exception("a deadline of call %s could not be acted on", call_id)
+def _act(orders: list[Perform]) -> None:
+    """What others hold is left to them. A batch that fails is tried call by call: one that cannot be decided must not
+    hold up the others."""
+    for start in range(0, len(orders), BATCH):
+        batch = orders[start : start + BATCH]
+        try:
+            switchboard.settle(batch, wait=False)
+        except pool.AWAY:
+            raise
+        except Exception:
+            for order in batch:
+                try:
+                    switchboard.settle([order], wait=False)
+                except Exception:
+                    log.exception("a deadline of call %s could not be acted on", order.call)
 
 
 async def run() -> None:

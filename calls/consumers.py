@@ -11,7 +11,7 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from typing import Any, overload
 
 import msgspec
 from channels.consumer import AsyncConsumer
@@ -19,25 +19,20 @@ from django.contrib.auth.models import AbstractBaseUser
 from django.utils import timezone
 
 from calls import conf, ice, machine, models, pool, protocol, switchboard
-from calls.hub import hub
+from calls.desk import NotHeld, desk, stays_s
+from calls.hub import Said, hub
 from calls.machine import Refused, Seat
 from calls.sign_ins import SignIn
-from calls.switchboard import Goodbye, Leaving, Mail, Outcome
+from calls.switchboard import CatchUp, Goodbye, Leaving, Mail, Outcome, Perform, Place
 from devices import presence
 
 log = logging.getLogger(__name__)
 
-T = TypeVar("T")
 
 BEAT_S = 2.0  # presence is written at most this often
-SLACK_S = 5.0  # added to the deadline of presence, for a ping on its way
 MAX_UNSENT = 256  # frames waiting for a slow reader; one more drops the socket
 MAX_DEBT = 1000  # frames refused as over the rate and not waited for; then the socket is closed as flooding
 UNAVAILABLE_MS = 1000
-
-
-class NotHeld(Exception):
-    """The device is not this socket's any more."""
 
 
 class SignalingConsumer(AsyncConsumer):
@@ -51,7 +46,7 @@ class SignalingConsumer(AsyncConsumer):
         self.device_id: uuid.UUID | None = None  # held from the moment it arrived, even if its hello then failed
         self.seat: Seat | None = None
         self.calls: dict[uuid.UUID, machine.Call] = {}  # the last seen value of each live call of this device
-        self.held_back: list[tuple[str, Any]] | None = []  # what happens while the welcome is being made
+        self.held_back: list[Said] | None = []  # what happens while the welcome is being made
         self.unsent: deque[dict[str, Any]] = deque()
         self.sender: asyncio.Task[None] | None = None
         self.closing = False
@@ -114,28 +109,17 @@ class SignalingConsumer(AsyncConsumer):
             case protocol.Signal():
                 await self._signal(seat, frame)
             case protocol.MultiDevice():
-                line = await self._do(seat, switchboard.switch_multi_device, seat.key, frame.on)
+                line = await pool.run(switchboard.switch_multi_device, seat.key, frame.on)
                 self._send(protocol.reply(frame.id, line=switchboard.line_view(line)))
             case protocol.Invite():
                 _fresh(frame.age)
-                data = protocol.data_of(frame.data)
-                ring_s = frame.ring_s or conf.get("RING_S")
-                placed = await self._do(
-                    seat, switchboard.place, self.user, seat, frame.call, frame.to, frame.kind, data, ring_s
-                )
-                self._settle(frame.id, placed)
-            case protocol.Answer(also=also) if also is not None:
-                _fresh(frame.age)
-                if also.do == "hold":
-                    raise Refused("not_allowed")
-                leaving = Leaving(also.call, machine.Hangup(seat))
-                command = protocol.command(frame, seat)
-                done = await self._do(seat, switchboard.perform, frame.call, command, leaving=leaving)
-                self._settle(frame.id, done)
+                data, ring_s = protocol.data_of(frame.data), frame.ring_s or conf.get("RING_S")
+                place = Place(self.user, seat, frame.call, frozenset(frame.to), frame.kind, data, ring_s)
+                self._settle(frame.id, await self._ask(seat, place))
             case _:
                 _fresh(frame.age if isinstance(frame, protocol.Answer) else 0)
-                command = protocol.command(frame, seat)
-                self._settle(frame.id, await self._do(seat, switchboard.perform, frame.call, command))
+                order = Perform(frame.call, protocol.command(frame, seat), _leaving(frame, seat))
+                self._settle(frame.id, await self._ask(seat, order))
 
     async def _hello(self, frame: protocol.Hello) -> None:
         if self.seat is not None:
@@ -144,7 +128,9 @@ class SignalingConsumer(AsyncConsumer):
         self.held_back = []
         hub.join(key, self)  # before the calls are read: what is committed after the read comes as an event
         try:
-            arrival, self.seat, line, calls = await pool.run(self._arrive, frame)
+            arrival, seat, line, found = await pool.run(self._arrive, frame)
+            calls = [await self._heard(seat, call) for call in found]
+            self.seat = seat
         except presence.InUse:
             raise Refused("device_in_use") from None
         except presence.NotYours:
@@ -156,8 +142,7 @@ class SignalingConsumer(AsyncConsumer):
             if self.seat is None:
                 hub.part(key, self)
         device = arrival.device
-        now = time.monotonic()
-        self.beat_at = self.ice_at = now
+        self.beat_at = self.ice_at = time.monotonic()
         views = [view for call in calls if (view := self._view(call)) and call.state != "ended"]
         self._send(
             protocol.encode(
@@ -177,8 +162,8 @@ class SignalingConsumer(AsyncConsumer):
             )
         )
         waiting, self.held_back = self.held_back or [], None
-        for what, content in waiting:
-            self.take(what, content)
+        for said in waiting:
+            self.take(said)
 
     def _arrive(self, frame: protocol.Hello) -> tuple[presence.Arrival, Seat, Any, list[machine.Call]]:
         arrival = presence.arrive(
@@ -190,7 +175,7 @@ class SignalingConsumer(AsyncConsumer):
             page=frame.page,
             socket=self.socket_id,
             take=frame.take,
-            stays_s=_stays_s(),
+            stays_s=stays_s(),
         )
         self.device_id = arrival.device.pk
         seat = Seat(str(self.user.pk), arrival.device.pk, arrival.device.name, frame.page)
@@ -199,13 +184,11 @@ class SignalingConsumer(AsyncConsumer):
         if arrival.crowded_out is not None:
             switchboard.sign_out(arrival.crowded_out)
         line = switchboard.line_of(self.user.pk)
-        return arrival, seat, line, switchboard.heard(seat.key, seat.device, switchboard.calls_of(seat.key))
+        return arrival, seat, line, switchboard.calls_of(seat.key)
 
     async def _ping(self, seat: Seat, frame: protocol.Ping) -> None:
-        def catch_up() -> list[machine.Call]:
-            return switchboard.heard(seat.key, seat.device, switchboard.calls_of(seat.key, frame.calls))
-
-        calls = await self._do(seat, catch_up)
+        found = await self._ask(seat, CatchUp(seat.key, frozenset(frame.calls)))
+        calls = [await self._heard(seat, call) for call in found]
         views = [view for call in calls if (view := self._view(call))]
         newer = [view for view in views if view["v"] > frame.calls.get(uuid.UUID(view["id"]), 0)]
         seen = {view["id"] for view in views}
@@ -218,10 +201,16 @@ class SignalingConsumer(AsyncConsumer):
             pong["ice"] = ice.servers(self.user.get_username())
         self._send(protocol.encode(pong))
 
+    async def _heard(self, seat: Seat, call: machine.Call) -> machine.Call:
+        """The call, after the others were told that this device, silent for a while, is back in it."""
+        if not switchboard.is_back(call, seat.key, seat.device):
+            return call
+        return (await self._ask(seat, Perform(call.id, machine.Heard(seat.key, seat.device)))).call or call
+
     async def _signal(self, seat: Seat, frame: protocol.Signal) -> None:
         call = self.calls.get(frame.call)
         if call is None:  # a frame was lost: look once
-            known = await self._do(seat, switchboard.calls_of, seat.key, [frame.call])
+            known = await self._ask(seat, CatchUp(seat.key, frozenset({frame.call})))
             call = next((each for each in known if each.id == frame.call and self._view(each)), None)
         if call is None:
             raise Refused("not_found")
@@ -230,19 +219,20 @@ class SignalingConsumer(AsyncConsumer):
         except Refused as refused:
             self._reply(frame.id, call, refused)
 
-    async def _do(self, seat: Seat, work: Callable[..., T], *args: Any, **kwargs: Any) -> T:
-        """Database work for this device, with a heartbeat in the same thread when one is due."""
+    @overload
+    async def _ask(self, seat: Seat, asked: Place | Perform) -> Outcome: ...
 
-        def job() -> T:
-            if not presence.beat(seat.device, self.socket_id, _stays_s()):
-                raise NotHeld
-            return work(*args, **kwargs)
+    @overload
+    async def _ask(self, seat: Seat, asked: CatchUp) -> list[machine.Call]: ...
 
-        if time.monotonic() - self.beat_at < BEAT_S:
-            return await pool.run(work, *args, **kwargs)
-        self.beat_at = time.monotonic()
+    async def _ask(self, seat: Seat, asked: Place | Perform | CatchUp) -> Any:
+        """What the desk says to this device, with a heartbeat when one is due."""
+        beat = None
+        if time.monotonic() - self.beat_at >= BEAT_S:
+            self.beat_at = time.monotonic()
+            beat = (seat.device, self.socket_id)
         try:
-            return await pool.run(job)
+            return await desk.ask(asked, beat)
         except NotHeld:  # the bye for it was lost on its way
             self.bye("replaced", 0)
             raise Refused("device_in_use") from None
@@ -252,16 +242,15 @@ class SignalingConsumer(AsyncConsumer):
 
     # What the hub brings, in the event loop.
 
-    def take(self, what: str, content: Any) -> None:
+    def take(self, said: Said) -> None:
         """Something that was said to this user."""
-        if self.held_back is not None and what != "bye":
-            self.held_back.append((what, content))
+        if self.held_back is not None and said.what != "bye":
+            self.held_back.append(said)
             return
-        match what, content:
+        content = said.content
+        match said.what, content:
             case "call", machine.Call():
-                known = self.calls.get(content.id)
-                if (known is None or known.v < content.v) and (view := self._view(content)):
-                    self._send(protocol.encode({"t": "call", "call": view}))
+                self._take_call(content, said.frames)
             case "signal", Mail():
                 if self._is_mine(content):
                     sender = {"user": content.sender, "epoch": content.sender_epoch}
@@ -272,6 +261,21 @@ class SignalingConsumer(AsyncConsumer):
             case "bye", Goodbye():
                 if content.device == self.device_id and content.socket in (None, self.socket_id):
                     self.bye(content.why, 0)
+
+    def _take_call(self, call: machine.Call, frames: dict[Any, str]) -> None:
+        assert self.seat is not None
+        known = self.calls.get(call.id)
+        if known is not None and known.v >= call.v:
+            return
+        seat = self.seat
+        shape = machine.shape(call, seat.key, seat.device, seat.page)
+        self._note(call, shape is not None)
+        if shape is not None:
+            frame = frames.get(shape)
+            if frame is None:
+                view = machine.view(call, seat.key, seat.device, timezone.now(), seat.page)
+                frame = frames[shape] = protocol.encode({"t": "call", "call": view})
+            self._send(frame)
 
     @property
     def sign_in(self) -> SignIn | None:
@@ -295,16 +299,20 @@ class SignalingConsumer(AsyncConsumer):
             self._post({"type": "websocket.close", "code": protocol.CLOSE[why], "reason": why})
 
     def _view(self, call: machine.Call) -> dict[str, Any] | None:
-        """This device's view, and the note of the call that signals and later frames are held against."""
+        """This device's view of the call, which is noted."""
         assert self.seat is not None
         view = machine.view(call, self.seat.key, self.seat.device, timezone.now(), self.seat.page)
+        self._note(call, view is not None)
+        return view
+
+    def _note(self, call: machine.Call, visible: bool) -> None:
+        """Signals and later frames are held against the last value seen."""
         if call.state == "ended":
             self.calls.pop(call.id, None)
-        elif view is not None:
+        elif visible:
             known = self.calls.get(call.id)
             if known is None or known.v <= call.v:
                 self.calls[call.id] = call
-        return view
 
     def _is_mine(self, mail: Mail) -> bool:
         if self.seat is None or (mail.device, mail.page) != (self.seat.device, self.seat.page):
@@ -361,10 +369,15 @@ class SignalingConsumer(AsyncConsumer):
             log.warning("a device that left stays online until its deadline: %s", error)
 
 
+def _leaving(frame: protocol.AboutCall, seat: Seat) -> Leaving | None:
+    also = frame.also if isinstance(frame, protocol.Answer) else None
+    if also is None:
+        return None
+    if also.do == "hold":
+        raise Refused("not_allowed")
+    return Leaving(also.call, machine.Hangup(seat))
+
+
 def _fresh(age_ms: int) -> None:
     if age_ms > protocol.MAX_AGE_MS:
         raise Refused("expired")
-
-
-def _stays_s() -> float:
-    return conf.get("PING_S") + conf.get("PONG_S") + SLACK_S

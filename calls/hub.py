@@ -1,7 +1,7 @@
 """This process's open sockets, and its one subscription to what other processes say.
 
-A message is `{"to": [user keys], …}`. It is handed to the sockets of those users here at once, and published once for
-the other processes. Delivery is at most once by nature: whoever missed it is brought up to date by the next ping.
+What is said to a user is handed to the user's sockets here at once, and published once for the other processes.
+Delivery is at most once by nature: whoever missed it is brought up to date by the next ping.
 """
 
 import asyncio
@@ -9,7 +9,7 @@ import logging
 import random
 import uuid
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, Protocol
 
 import msgspec
@@ -23,13 +23,30 @@ RETRY_S = 1.0  # between two tries to reach the layer
 RETURN_MS = (200, 3000)  # after a restart devices come back spread over this time
 
 
-class Message(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What travels between processes. `what` names the content, `body` is its encoding."""
+class Said:
+    """Something for these users' sockets: `what` names the `content`. Sockets that would make the same frame of it find
+    the first one's in `frames`."""
+
+    __slots__ = ("content", "frames", "to", "what")
+
+    def __init__(self, to: tuple[str, ...], what: str, content: Any) -> None:
+        self.to, self.what, self.content = to, what, content
+        self.frames: dict[Any, str] = {}
+
+
+class Letter(msgspec.Struct, frozen=True, array_like=True):
+    """One thing said, on its way to other processes."""
 
     to: tuple[str, ...]
     what: str
     body: bytes
-    origin: str = ""
+
+
+class Post(msgspec.Struct, frozen=True, array_like=True):
+    """All that one process says at once."""
+
+    origin: str
+    letters: tuple[Letter, ...]
 
 
 class Socket(Protocol):
@@ -38,7 +55,7 @@ class Socket(Protocol):
     @property
     def sign_in(self) -> Any: ...
 
-    def take(self, what: str, content: Any) -> None: ...
+    def take(self, said: Said) -> None: ...
 
     def bye(self, why: str, retry_ms: int) -> None: ...
 
@@ -89,25 +106,29 @@ class Hub:
             if not group:
                 del self.sockets[key]
 
-    def publish(self, to: tuple[str, ...], what: str, content: Any) -> None:
-        """Hands the content to these users' sockets, here and in every other process. Never raises."""
+    def publish(self, *said: Said) -> None:
+        """Hands everything said to its sockets, here and in every other process. Never raises."""
+        if not said:
+            return
         try:
-            message = Message(to, what, msgspec.msgpack.encode(content), self.origin)
+            letters = tuple(Letter(each.to, each.what, msgspec.msgpack.encode(each.content)) for each in said)
+            post = msgspec.msgpack.encode(Post(self.origin, letters))
             if self.loop is not None and self.loop.is_running():
-                self.loop.call_soon_threadsafe(self._spread, message, content)
+                self.loop.call_soon_threadsafe(self._spread, said, post)
             else:  # a shell command or a web process without sockets
-                async_to_sync(self._send)(message)
+                async_to_sync(self._send)(post)
         except Exception:
-            log.exception("could not publish %s", what)
+            log.exception("could not publish %s", [each.what for each in said])
 
-    def _spread(self, message: Message, content: Any) -> None:
-        self._deliver(message, content)
-        self.spawn(self._send(message))
+    def _spread(self, said: Sequence[Said], post: bytes) -> None:
+        for each in said:
+            self._deliver(each)
+        self.spawn(self._send(post))
 
-    async def _send(self, message: Message) -> None:
+    async def _send(self, post: bytes) -> None:
         layer: Any = get_channel_layer()
         try:
-            await layer.group_send(GROUP, {"type": "hub", "message": msgspec.msgpack.encode(message)})
+            await layer.group_send(GROUP, {"type": "hub", "post": post})
         except Exception as error:
             log.warning("the channel layer did not take a message: %s", error)
 
@@ -118,18 +139,22 @@ class Hub:
                 channel = await layer.new_channel()
                 await layer.group_add(GROUP, channel)
                 while True:
-                    packed = (await layer.receive(channel))["message"]
-                    message = msgspec.msgpack.decode(packed, type=Message)
-                    if message.origin != self.origin and any(key in self.sockets for key in message.to):
-                        self._deliver(message, self.decoders[message.what](message.body))
+                    post = msgspec.msgpack.decode((await layer.receive(channel))["post"], type=Post)
+                    if post.origin != self.origin:
+                        self._read(post)
             except Exception as error:
                 log.warning("the channel layer cannot be heard, trying again: %s", error)
                 await asyncio.sleep(RETRY_S)
 
-    def _deliver(self, message: Message, content: Any) -> None:
-        for key in message.to:
+    def _read(self, post: Post) -> None:
+        for letter in post.letters:
+            if any(key in self.sockets for key in letter.to):
+                self._deliver(Said(letter.to, letter.what, self.decoders[letter.what](letter.body)))
+
+    def _deliver(self, said: Said) -> None:
+        for key in said.to:
             for socket in list(self.sockets.get(key, ())):
-                socket.take(message.what, content)
+                socket.take(said)
 
     def _done(self, task: asyncio.Task[None]) -> None:
         self.tasks.discard(task)

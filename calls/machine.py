@@ -10,7 +10,7 @@ People are named by `key` (the account's primary key as text), devices and pages
 
 import datetime as dt
 import uuid
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -83,6 +83,14 @@ class Call(Struct, frozen=True):
     answered_at: dt.datetime | None = None
     ended_at: dt.datetime | None = None
     ended_by: str = ""  # the key of the person whose command ended it, so that a resent hangup is no error
+
+
+class Shape(NamedTuple):
+    """How a page stands to a call: whose it is, whether the leg is bound to its device, and to the page itself."""
+
+    key: str
+    here: bool
+    bound: bool
 
 
 class Seat(Struct, frozen=True):
@@ -331,12 +339,21 @@ def same_invite(first: Invite, again: Invite) -> bool:
     return asked(first) == asked(again)
 
 
+def shape(call: Call, key: str, device: uuid.UUID, page: uuid.UUID | None) -> Shape | None:
+    """What a view depends on beside the call and the time: pages of one shape see the same. None: they see nothing."""
+    mine = leg_of(call, key)
+    if mine is None or not visible(mine, device):
+        return None
+    here = mine.device == device
+    return Shape(key, here, here and mine.page == page)
+
+
 def view(
     call: Call, key: str, device: uuid.UUID, now: dt.datetime, page: uuid.UUID | None = None
 ) -> dict[str, Any] | None:
     """What this user's device (and its page) may see: the protocol's view, or None when it may see nothing."""
-    mine = leg_of(call, key)
-    if mine is None or not visible(mine, device):
+    mine, seen_as = leg_of(call, key), shape(call, key, device, page)
+    if mine is None or seen_as is None:
         return None
     ring_ms = 0
     if mine.state == "ringing" and mine.ring_until:
@@ -352,10 +369,10 @@ def view(
         "secs": max(0, int(secs)),
         "me": {
             "state": mine.state,
-            "here": mine.device == device,
+            "here": seen_as.here,
             "device": mine.device_name or None,
             "ring_ms": ring_ms,
-            "can": _can(call, mine, device, page),
+            "can": _can(call, mine, seen_as),
         },
         "legs": [
             {
@@ -377,14 +394,14 @@ def view(
     }
 
 
-def _can(call: Call, mine: Leg, device: uuid.UUID, page: uuid.UUID | None) -> list[str]:
+def _can(call: Call, mine: Leg, seen_as: Shape) -> list[str]:
     if call.state == "ended" or mine.state not in LIVE:
         return []
     if mine.state == "ringing":
         return ["ringing", "answer", "reject", "end"]
-    if mine.device != device:
+    if not seen_as.here:
         return ["move", "end"]
-    if mine.page != page:
+    if not seen_as.bound:
         return ["move", "hangup", "end"]
     signal = ["signal"] if any(leg.state == "joined" for leg in call.legs if leg is not mine) else []
     return ["hangup", "end", "media", *signal]

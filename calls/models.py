@@ -2,14 +2,16 @@
 
 import datetime as dt
 import uuid
-from typing import Any
+from collections.abc import Collection, Sequence
+from functools import partial
+from typing import Any, NamedTuple
 
 import msgspec
 from django.conf import settings
-from django.db import models
+from django.db import connection, models
 from django.db.models import Q
 
-from calls import conf, machine
+from calls import conf, hot, machine
 from devices.models import Device
 
 LIVE = Q(state__in=machine.LIVE)
@@ -39,17 +41,14 @@ class Call(models.Model):
     def __str__(self) -> str:
         return f"{self.kind} call {self.id}"
 
-    def load(self) -> machine.Call:
-        """The row and its legs as one value."""
-        legs = tuple(leg.load() for leg in self.legs.all())
-        return machine.Call(host=str(self.host_id), legs=legs, **{field: getattr(self, field) for field in _CALL_PLAIN})
-
 
 class Leg(models.Model):
     """One user's place in one call. Live legs are what the limits count."""
 
     call = models.ForeignKey(Call, models.CASCADE, related_name="legs")
     user = models.ForeignKey(settings.AUTH_USER_MODEL, models.PROTECT, related_name="legs")
+    username = models.CharField(max_length=150)  # as they were when the call was placed
+    name = models.CharField(max_length=301)
     dir = models.CharField("direction", max_length=3)
     state = models.CharField(max_length=11)
     reason = models.CharField(max_length=14, null=True)  # noqa: DJ001 - as above
@@ -80,25 +79,6 @@ class Leg(models.Model):
 
     def __str__(self) -> str:
         return f"{self.user} ({self.state})"
-
-    def load(self) -> machine.Leg:
-        """The row as a value."""
-        return machine.Leg(
-            key=str(self.user_id),
-            user=self.user.get_username(),
-            name=name_of(self.user),
-            ring_on=self.ring_on_id,
-            device=self.device_id,
-            **{field: getattr(self, field) for field in _LEG_PLAIN},
-        )
-
-
-# The fields that a row and its value name alike.
-_CALL_PLAIN = ("id", "v", "kind", "state", "reason", "placed_at", "answered_at", "ended_at", "ended_by")
-_LEG_PLAIN = (
-    "dir", "state", "reason", "multi", "ring_until", "alerted", "device_name", "page", "epoch", "online", "held",
-    "mic", "cam", "data",
-)  # fmt: skip
 
 
 class Entry(models.Model):
@@ -134,49 +114,116 @@ class SpentInvite(models.Model):
         return str(self.id)
 
 
-def load(call_id: uuid.UUID, *, lock: bool = False, skip_locked: bool = False) -> machine.Call | None:
-    """The call as a value; with `lock`, its row stays locked until the transaction ends."""
-    rows = Call.objects.filter(pk=call_id)
-    if lock:
-        rows = rows.select_for_update(no_key=True, skip_locked=skip_locked)
-    return next(iter(load_all(rows)), None)
+# The columns of a call and of its legs, in the order of the fields of machine's values.
+_CALL_COLUMNS = ("id", "v", "kind", "state", "host", "placed_at", "reason", "answered_at", "ended_at", "ended_by")
+_LEG_COLUMNS = (
+    "user", "username", "name", "dir", "state", "reason", "multi", "ring_on", "ring_until", "alerted", "device",
+    "device_name", "page", "epoch", "online", "held", "mic", "cam", "data",
+)  # fmt: skip
+_CALL_CHANGES = ["v", "state", "reason", "answered_at", "ended_at", "ended_by", "due_at"]
+_LEG_CHANGES = list(_LEG_COLUMNS[4:])
+
+
+def load(call_id: uuid.UUID) -> machine.Call | None:
+    """The call as a value."""
+    return next(iter(load_all(Call.objects.filter(pk=call_id))), None)
+
+
+def lock(call_ids: Collection[uuid.UUID], *, skip_locked: bool = False) -> dict[uuid.UUID, machine.Call]:
+    """The calls that exist; their rows, taken in key order, stay locked until the transaction ends."""
+    if connection.vendor == "postgresql":
+        return {call.id: call for call in hot.load(call_ids, lock=True, skip_locked=skip_locked)}
+    rows = Call.objects.filter(pk__in=call_ids).order_by("pk")
+    return {call.id: call for call in load_all(rows.select_for_update(no_key=True, skip_locked=skip_locked))}
 
 
 def load_all(rows: "models.QuerySet[Call]") -> list[machine.Call]:
     """The calls as values, in two statements."""
-    legs = models.Prefetch("legs", Leg.objects.select_related("user"))
-    return [row.load() for row in rows.prefetch_related(legs)]
+    found = list(rows.values_list(*_CALL_COLUMNS))
+    if not found:
+        return []
+    legs: dict[uuid.UUID, list[machine.Leg]] = {row[0]: [] for row in found}
+    for call_id, user, *rest in (
+        Leg.objects.filter(call__in=legs).order_by("call", "id").values_list("call", *_LEG_COLUMNS)
+    ):
+        legs[call_id].append(machine.Leg(str(user), *rest))
+    return [
+        machine.Call(id, v, kind, state, str(host), placed_at, tuple(legs[id]), *rest)
+        for id, v, kind, state, host, placed_at, *rest in found
+    ]
 
 
-def store(before: machine.Call | None, after: machine.Call, command: machine.Command, now: dt.datetime) -> None:
-    """Writes the change and its entry. Runs under the call's lock (a new call needs none)."""
-    row = {
-        "v": after.v,
-        "state": after.state,
-        "reason": after.reason,
-        "answered_at": after.answered_at,
-        "ended_at": after.ended_at,
-        "ended_by": after.ended_by,
-        "due_at": machine.due_at(after, conf.deadlines()),
-    }
-    if before is None:
-        Call.objects.create(id=after.id, kind=after.kind, host_id=after.host, placed_at=after.placed_at, **row)
-        Leg.objects.bulk_create(Leg(call_id=after.id, user_id=leg.key, **_fields(leg)) for leg in after.legs)
-    else:
-        Call.objects.filter(pk=after.id).update(**row)
-        for old, new in zip(before.legs, after.legs, strict=True):
-            if new != old:
-                was, fields = _fields(old), _fields(new)
-                changed = {field: value for field, value in fields.items() if value != was[field]}
-                Leg.objects.filter(call_id=after.id, user_id=new.key).update(**changed)
-    Entry.objects.create(call_id=after.id, v=after.v, at=now, command=msgspec.to_builtins(command))
+def live_legs(people: Collection[str]) -> list[tuple[Any, ...]]:
+    """These people's live legs: call, its host, user, direction, state, device, held."""
+    if connection.vendor == "postgresql":
+        return hot.live_legs(people)
+    legs = Leg.objects.filter(LIVE, user__in=people).order_by()
+    return list(legs.values_list("call", "call__host", "user", "dir", "state", "device", "held"))
+
+
+class Change(NamedTuple):
+    """What one decision changed."""
+
+    before: machine.Call | None
+    after: machine.Call
+    command: machine.Command
+
+
+def store(changes: Sequence[Change], merged: Sequence[SpentInvite], now: dt.datetime) -> None:
+    """Writes the changes, in their order, and an entry for each. Runs under the calls' locks; a new call needs none."""
+    if not changes:
+        return
+    first: dict[uuid.UUID, machine.Call | None] = {}
+    last: dict[uuid.UUID, machine.Call] = {}
+    for before, after, _ in changes:
+        first.setdefault(after.id, before)
+        last[after.id] = after
+    born = [call for call in last.values() if first[call.id] is None]
+    grown = [(before, last[id]) for id, before in first.items() if before is not None]
+    if merged:
+        SpentInvite.objects.bulk_create(merged)
+    if connection.vendor == "postgresql":
+        entries = [(after, command) for _, after, command in changes]
+        hot.write(born, grown, entries, partial(machine.due_at, deadlines=conf.deadlines()), now)
+        return
+    if born:
+        Call.objects.bulk_create([_call_row(call) for call in born])
+        Leg.objects.bulk_create([_leg_row(call, leg) for call in born for leg in call.legs])
+    if grown:  # their rows are there, and ours: the conflict is the update
+        Call.objects.bulk_create(
+            [_call_row(call) for _, call in grown],
+            update_conflicts=True, unique_fields=["id"], update_fields=_CALL_CHANGES,
+        )  # fmt: skip
+        legs = [
+            _leg_row(call, new)
+            for before, call in grown
+            for old, new in zip(before.legs, call.legs, strict=True)
+            if new != old
+        ]
+        Leg.objects.bulk_create(legs, update_conflicts=True, unique_fields=["call", "user"], update_fields=_LEG_CHANGES)
+    Entry.objects.bulk_create(
+        Entry(call_id=after.id, v=after.v, at=now, command=msgspec.to_builtins(command))
+        for _, after, command in changes
+    )
+
+
+def _call_row(call: machine.Call) -> Call:
+    return Call(
+        id=call.id, v=call.v, kind=call.kind, state=call.state, reason=call.reason, host_id=call.host,
+        placed_at=call.placed_at, answered_at=call.answered_at, ended_at=call.ended_at, ended_by=call.ended_by,
+        due_at=machine.due_at(call, conf.deadlines()),
+    )  # fmt: skip
+
+
+def _leg_row(call: machine.Call, leg: machine.Leg) -> Leg:
+    return Leg(
+        call_id=call.id, user_id=leg.key, username=leg.user, name=leg.name, dir=leg.dir, state=leg.state,
+        reason=leg.reason, multi=leg.multi, ring_on_id=leg.ring_on, ring_until=leg.ring_until, alerted=leg.alerted,
+        device_id=leg.device, device_name=leg.device_name, page=leg.page, epoch=leg.epoch, online=leg.online,
+        held=leg.held, mic=leg.mic, cam=leg.cam, data=leg.data,
+    )  # fmt: skip
 
 
 def name_of(user: Any) -> str:
     """How a person is shown to others."""
     return user.get_full_name() or user.get_username().capitalize()
-
-
-def _fields(leg: machine.Leg) -> dict[str, Any]:
-    fields = {field: getattr(leg, field) for field in _LEG_PLAIN}
-    return {**fields, "ring_on_id": leg.ring_on, "device_id": leg.device}

@@ -1,28 +1,32 @@
 """The only place where the rules meet rows and sockets: lock, load, decide, store, commit, tell.
 
 Only this module opens a transaction on a call, and only this module publishes. Everything here is plain blocking code,
-to be run in a worker thread. Lock order, everywhere: lines by key when placing, then the call's row; otherwise the
-call's row alone, or two calls' rows by id.
+to be run in a worker thread. Lock order, everywhere: lines by key when placing, then calls by id.
+
+What waits at the same moment is settled as one batch: locked, decided, written and committed together, and nobody is
+told before the commit. Each order is still decided alone: one that is refused changes nothing for its neighbours, and
+a batch that fails is tried again order by order.
 """
 
 import datetime as dt
 import logging
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Sequence
 from importlib import import_module
 from typing import Any, NamedTuple
 
 import msgspec
 from django.conf import settings
-from django.contrib.auth import get_user_model
 from django.db import IntegrityError, transaction
-from django.db.models import Count, OuterRef, Q, Subquery
+from django.db.models import Q
 from django.utils import timezone
 
 from calls import conf, machine, models
-from calls.hub import hub
+from calls.facts import Facts, limit
+from calls.hub import Said, hub
 from calls.machine import Refused, Seat
-from devices import policy, presence
+from calls.models import Change
+from devices import policy
 from devices.models import Device, Line
 
 log = logging.getLogger(__name__)
@@ -42,223 +46,246 @@ class Outcome(NamedTuple):
 
 
 class Leaving(NamedTuple):
-    """Another call that a device leaves as it answers."""
+    """Another call that a device leaves as it answers: both happen, or neither."""
 
     call: uuid.UUID
     command: machine.Hangup
 
 
+class Perform(NamedTuple):
+    """One command on one call."""
+
+    call: uuid.UUID
+    command: machine.Command
+    leaving: Leaving | None = None
+
+
+class Place(NamedTuple):
+    """A call to be placed under the lines' locks: limits, glare and repeats are all settled there.
+
+    The outcome's call has another id when the invite met one from the callee (glare).
+    """
+
+    user: User
+    seat: Seat
+    call: uuid.UUID
+    to: frozenset[str]
+    kind: machine.Kind
+    data: Any
+    ring_s: float
+
+
+Order = Perform | Place
+
+
 class NoLine(Exception):
-    """A line that has to be locked does not exist yet."""
+    """Lines that have to be locked do not exist yet."""
+
+    def __init__(self, users: set[Key]) -> None:
+        super().__init__()
+        self.users = users
 
 
 def perform(
     call_id: uuid.UUID, command: machine.Command, *, leaving: Leaving | None = None, skip_locked: bool = False
 ) -> Outcome:
-    """One command on one call. With `leaving`, another call is left in the same decision: both happen, or neither.
-
-    With `skip_locked`, a call that somebody else holds is left alone.
-    """
-    try:
-        outcome = _perform(call_id, command, leaving, skip_locked)
-    except IntegrityError as error:
-        if "one_open_leg_a_device" not in str(error):
-            raise
-        outcome = _perform(call_id, command, leaving, skip_locked)  # the faster command now shows as in_call
-    if outcome.call is None and isinstance(command, (machine.Hangup, machine.End)):
-        became = _remember(call_id, command.by.key)
-        if became is not None:
-            return perform(became, command)
-    return outcome
-
-
-def _perform(call_id: uuid.UUID, command: machine.Command, leaving: Leaving | None, skip_locked: bool) -> Outcome:
-    now = timezone.now()
-    changed = []
-    call = None
-    try:
-        with transaction.atomic(durable=True):
-            ids = sorted({call_id, leaving.call} if leaving else {call_id})
-            loaded = {id: models.load(id, lock=True, skip_locked=skip_locked) for id in ids}
-            call = loaded[call_id]
-            if call is None and skip_locked:
-                return Outcome(None)
-            steps = [(call, command)]
-            if leaving and (other := loaded[leaving.call]) and other.state != "ended":
-                steps.insert(0, (other, leaving.command))
-            for before, step in steps:
-                step = _with_facts(step, call_id)
-                after = machine.decide(before, step, now, conf.deadlines())
-                if after is not before:
-                    models.store(before, after, step, now)
-                    changed.append(after)
-    except Refused as refused:
-        return Outcome(call, refused)
-    for each in changed:
-        tell(each)
-    return Outcome(after)
+    """One command on one call. With `skip_locked`, a call that somebody else holds is left alone."""
+    (outcome,) = settle([Perform(call_id, command, leaving)], wait=not skip_locked)
+    return outcome or Outcome(None)
 
 
 def place(
-    user: User,
-    seat: Seat,
-    call_id: uuid.UUID,
-    to: Iterable[str],
-    kind: machine.Kind,
-    data: Any,
-    ring_s: float,
+    user: User, seat: Seat, call_id: uuid.UUID, to: Iterable[str], kind: machine.Kind, data: Any, ring_s: float
 ) -> Outcome:
-    """Places a call under both users' line locks: limits, glare and repeats are all settled there.
+    """Places one call."""
+    (outcome,) = settle([Place(user, seat, call_id, frozenset(to), kind, data, ring_s)])
+    assert outcome is not None
+    return outcome
 
-    The outcome's call has another id when the invite met one from the callee (glare).
+
+def settle(orders: Sequence[Order], *, wait: bool = True) -> list[Outcome | None]:
+    """Settles the orders together, in their order, and tells everybody concerned.
+
+    Without `wait`, an order that needs a row that others hold (or that is not there) has None for an outcome. Raises
+    what the database raised; then nothing was done, and each order can be tried again alone.
     """
-    callees = list(get_user_model()._default_manager.filter(username__in=set(to), is_active=True))
-    if len(callees) < len(set(to)):
-        return Outcome(None, Refused("not_found"))
     for last_try in (False, False, True):
         try:
-            before, outcome = _place(user, seat, call_id, callees, kind, data, ring_s)
-        except NoLine:
-            Line.make({user.pk, *(callee.pk for callee in callees)})
-        except Refused as refused:
-            return Outcome(None, refused)
-        except IntegrityError:  # the id, or the device, was taken between our look and our insert
-            if last_try:
+            outcomes, changes = _settle(orders, wait)
+        except NoLine as missing:
+            Line.make(missing.users)
+        except IntegrityError as error:
+            # A call id or a device was taken between our look and our write: the next look sees it. Where nothing is
+            # placed, two changes of one version are no such thing: they mean that a lock did not hold.
+            placing = any(isinstance(order, Place) for order in orders)
+            if last_try or (not placing and "one_entry_a_version" in str(error)):
                 raise
         else:
-            if outcome.call is not before and outcome.call is not None:
-                tell(outcome.call)
-            return outcome
+            tell(*changes)
+            if not wait:
+                return outcomes
+            return [_late(order, outcome) if outcome else None for order, outcome in zip(orders, outcomes, strict=True)]
     raise RuntimeError("the lines of a call could not be made")
 
 
-def _place(
-    user: User,
-    seat: Seat,
-    call_id: uuid.UUID,
-    callees: list[User],
-    kind: machine.Kind,
-    data: Any,
-    ring_s: float,
-) -> tuple[machine.Call | None, Outcome]:
-    """What stood before, and the outcome. Raises Refused when there is no call to show."""
+def _settle(orders: Sequence[Order], wait: bool) -> tuple[list[Outcome | None], list[machine.Call]]:
     now = timezone.now()
-    people = {user.pk, *(callee.pk for callee in callees)}
+    facts = Facts(now, wait)
+    changes: list[Change] = []
+    outcomes: list[Outcome | None] = []
     with transaction.atomic(durable=True):
-        lines = Line.lock(people)
-        if len(lines) < len(people):
-            raise NoLine
-        seat = _seated(seat, call_id)
-        counts = _live_legs(people)
-        mine = lines[user.pk]
-        invite = machine.Invite(
-            call=call_id,
-            by=seat,
-            user=user.get_username(),
-            name=models.name_of(user),
-            multi=mine.multi_device,
-            active=counts.get((user.pk, "out"), 0),
-            limit=_limit(mine.max_outgoing, "MAX_OUTGOING"),
-            callees=tuple(_callee(callee, lines[callee.pk], counts) for callee in callees),
-            kind=kind,
-            ring_s=ring_s,
-            data=data,
-        )
-        earlier = models.load(call_id)
-        if earlier is not None:
-            return earlier, _again(earlier, invite)
-        spent = models.SpentInvite.objects.filter(pk=call_id).first()
-        if spent is not None:
-            return _spent(spent, seat)
-        other = _glare(user, callees)
-        if other is not None:
-            before = models.load(other, lock=True)
-            try:
-                join = machine.Join(seat, data)
-                after = machine.decide(before, join, now, conf.deadlines())
-            except Refused as refused:
-                if refused.code != "not_found":  # else their ring ended a moment ago, and this is a call like any other
-                    return before, Outcome(before, refused)
-            else:
-                models.store(before, after, join, now)
-                models.SpentInvite.objects.create(id=call_id, user_id=user.pk, call_id=after.id, at=now)
-                return before, Outcome(after)
-        call = machine.decide(None, invite, now, conf.deadlines())
-        models.store(None, call, invite, now)
-        return None, Outcome(call)
+        _read(facts, orders)
+        for order in orders:
+            done: list[Change] = []
+            outcome = _decide_order(facts, order, done)
+            if outcome is not None and outcome.refused is not None:
+                for change in done:  # what a refused order had done to another call
+                    if change.before is not None:
+                        facts.note(change.before)
+                done = []
+            outcomes.append(outcome)
+            changes += done
+        models.store(changes, facts.merged, now)
+    return outcomes, [change.after for change in changes]
 
 
-def _again(earlier: machine.Call, invite: machine.Invite) -> Outcome:
-    first = models.Entry.objects.get(call_id=earlier.id, v=1).decode()
-    assert isinstance(first, machine.Invite)
-    if machine.same_invite(first, invite):
-        return Outcome(earlier)
-    return Outcome(earlier, Refused("conflict"))
+def _read(facts: Facts, orders: Sequence[Order]) -> None:
+    """Locks and reads what these orders need, all at once."""
+    usernames: set[str] = set()
+    callers: set[Key] = set()
+    calls: set[uuid.UUID] = set()
+    people: set[str] = set()
+    invites: set[uuid.UUID] = set()
+    watched: set[uuid.UUID] = set()
+    for order in orders:
+        calls.add(order.call)
+        if isinstance(order, Place):
+            usernames |= order.to
+            callers.add(order.user.pk)
+            invites.add(order.call)
+            people.add(order.seat.key)
+            continue
+        if order.leaving:
+            calls.add(order.leaving.call)
+        if isinstance(order.command, (machine.Answer, machine.Move)):
+            people.add(order.command.by.key)
+        elif isinstance(order.command, machine.SignedOut):
+            people.add(order.command.key)
+        elif isinstance(order.command, machine.Silent):
+            watched.add(order.command.device)
+    facts.lock(usernames, callers, calls)
+    facts.look(people | {str(user.pk) for user in facts.users.values()}, invites, watched)
 
 
-def _spent(spent: models.SpentInvite, seat: Seat) -> tuple[machine.Call | None, Outcome]:
+def _decide_order(facts: Facts, order: Order, done: list[Change]) -> Outcome | None:
+    """The order's outcome; what it changes is noted in `facts` and added to `done`. None: rows are missing."""
+    if isinstance(order, Place):
+        try:
+            return _place(facts, order, done)
+        except Refused as refused:
+            return Outcome(None, refused)
+    before = facts.calls.get(order.call)
+    steps: list[tuple[machine.Call | None, machine.Command]] = [(before, order.command)]
+    if order.leaving:
+        other = facts.calls.get(order.leaving.call)
+        if other is None and not facts.wait:
+            return None
+        if other is not None and other.state != "ended":
+            steps.insert(0, (other, order.leaving.command))
+    if before is None and not facts.wait:
+        return None
+    try:
+        for call, command in steps:
+            after = _decide(facts, call, _with_facts(facts, command, order.call), done)
+    except Refused as refused:
+        return Outcome(before, refused)
+    return Outcome(after)
+
+
+def _decide(facts: Facts, call: machine.Call | None, command: machine.Command, done: list[Change]) -> machine.Call:
+    after = machine.decide(call, command, facts.now, conf.deadlines())
+    if after is not call:
+        facts.note(after)
+        if isinstance(command, machine.Invite):
+            facts.invites[after.id] = command
+        done.append(Change(call, after, command))
+    return after
+
+
+def _with_facts(facts: Facts, command: machine.Command, call_id: uuid.UUID) -> machine.Command:
+    """The command with what its decision needs to know."""
+    match command:
+        case machine.Answer() | machine.Move():
+            return msgspec.structs.replace(command, by=facts.seated(command.by, call_id))
+        case machine.SignedOut(key=key):
+            following = policy.choose(False, facts.devices.get(key, ())).only
+            return msgspec.structs.replace(command, next=following)
+        case machine.Silent(device=device, since=since):
+            return msgspec.structs.replace(command, since=max(since, facts.seen.get(device, since)))
+    return command
+
+
+def _place(facts: Facts, order: Place, done: list[Change]) -> Outcome | None:
+    if not order.to <= facts.users.keys():
+        raise Refused("not_found")
+    user, callees = order.user, [facts.users[name] for name in sorted(order.to)]
+    people = {user.pk, *(callee.pk for callee in callees)}
+    if not all(str(key) in facts.lines for key in people):
+        if facts.wait:
+            raise NoLine(people)
+        return None
+    seat, mine = facts.seated(order.seat, order.call), facts.lines[order.seat.key]
+    invite = machine.Invite(
+        call=order.call,
+        by=seat,
+        user=user.get_username(),
+        name=models.name_of(user),
+        multi=mine.multi_device,
+        active=facts.count(seat.key, "out"),
+        limit=limit(mine.max_outgoing, "MAX_OUTGOING"),
+        callees=tuple(facts.callee(callee) for callee in callees),
+        kind=order.kind,
+        ring_s=order.ring_s,
+        data=order.data,
+    )
+    earlier = facts.calls.get(order.call)
+    if earlier is not None:
+        same = machine.same_invite(facts.invite_of(earlier), invite)
+        return Outcome(earlier, None if same else Refused("conflict"))
+    if order.call in facts.spent:
+        return _spent(facts, facts.spent[order.call], seat)
+    other = facts.in_glare(seat.key, callees)
+    if other is not None:
+        ringing = facts.locked(other)
+        if ringing is None:
+            return None
+        try:
+            after = _decide(facts, ringing, machine.Join(seat, order.data), done)
+        except Refused as refused:
+            if refused.code != "not_found":  # else their ring ended a moment ago, and this is a call like any other
+                return Outcome(ringing, refused)
+        else:
+            facts.merge(order.call, user, after)
+            return Outcome(after)
+    return Outcome(_decide(facts, None, invite, done))
+
+
+def _spent(facts: Facts, spent: models.SpentInvite, seat: Seat) -> Outcome | None:
     if str(spent.user_id) != seat.key:
         raise Refused("conflict")
     if spent.call_id is None:
         raise Refused("call_ended", reason="cancelled")
-    merged = models.load(spent.call_id)
-    return merged, Outcome(merged)
+    merged = facts.locked(spent.call_id)
+    return Outcome(merged) if merged else None
 
 
-def _glare(user: User, callees: list[User]) -> uuid.UUID | None:
-    if len(callees) != 1:
-        return None
-    ringing_me = models.Call.objects.filter(host=callees[0], state="ringing", legs__user=user, legs__state="ringing")
-    return ringing_me.values_list("id", flat=True).first()
-
-
-def _callee(user: User, line: Line, counts: Mapping[tuple[Any, str], int]) -> machine.Callee:
-    choice = policy.choose(line.multi_device, presence.known(user.pk))
-    return machine.Callee(
-        key=str(user.pk),
-        user=user.get_username(),
-        name=models.name_of(user),
-        multi=line.multi_device,
-        ring_on=choice.only,
-        reachable=choice.reachable,
-        online=choice.online,
-        active=counts.get((user.pk, "in"), 0),
-        limit=_limit(line.max_incoming, "MAX_INCOMING"),
-    )
-
-
-def _live_legs(people: Iterable[Any]) -> dict[tuple[Any, str], int]:
-    """Live legs by user and direction: counted from rows, so that nothing can drift."""
-    rows = models.Leg.objects.filter(models.LIVE, user__in=people).order_by()
-    return {(user, dir): n for user, dir, n in rows.values_list("user", "dir").annotate(n=Count("id"))}
-
-
-def _limit(own: int | None, default: str) -> int:
-    return conf.get(default) if own is None else own
-
-
-def _with_facts(command: machine.Command, call_id: uuid.UUID) -> machine.Command:
-    """The command with what its decision needs to know, read under the call's lock."""
-    match command:
-        case machine.Answer() | machine.Move():
-            return msgspec.structs.replace(command, by=_seated(command.by, call_id))
-        case machine.SignedOut(key=key):
-            following = policy.choose(False, presence.known(key)).only
-            return msgspec.structs.replace(command, next=following)
-        case machine.Silent(device=device, since=since):
-            seen = Device.objects.filter(pk=device).values_list("last_seen_at", flat=True).first()
-            return msgspec.structs.replace(command, since=max(seen, since)) if seen else command
-    return command
-
-
-def _seated(seat: Seat, call_id: uuid.UUID) -> Seat:
-    """The seat with the other call that its device is in. A device that was signed out has no seat any more."""
-    open_legs = models.Leg.objects.filter(device=OuterRef("pk"), state="joined", held=False).exclude(call=call_id)
-    device = Device.objects.filter(pk=seat.device, signed_out_at=None)
-    found = device.annotate(in_call=Subquery(open_legs.values("call")[:1])).values_list("name", "in_call").first()
-    if found is None:
-        raise Refused("not_found")
-    return msgspec.structs.replace(seat, name=found[0], in_call=found[1])
+def _late(order: Order, outcome: Outcome) -> Outcome:
+    """A hangup that came before its invite is remembered; one whose invite came meanwhile is done after all."""
+    if outcome.call is None and isinstance(order, Perform) and isinstance(order.command, (machine.Hangup, machine.End)):
+        became = _remember(order.call, order.command.by.key)
+        if became is not None:
+            return perform(became, order.command)
+    return outcome
 
 
 def _remember(call_id: uuid.UUID, key: Key) -> uuid.UUID | None:
@@ -285,26 +312,38 @@ def forget_spent(now: dt.datetime) -> None:
     models.SpentInvite.objects.filter(at__lt=now - REMEMBER).delete()
 
 
-def calls_of(key: Key, asked: Iterable[uuid.UUID] = ()) -> list[machine.Call]:
-    """The user's live calls, and those asked about that the user has a leg in."""
-    mine = models.Leg.objects.filter(user=key).order_by()
-    ids = set(mine.filter(models.LIVE).values_list("call", flat=True))
-    more = set(asked) - ids
+class CatchUp(NamedTuple):
+    """A page asks for its user's live calls, and for those that it holds."""
+
+    key: str
+    asked: frozenset[uuid.UUID] = frozenset()
+
+
+def catch_up(pages: Sequence[CatchUp]) -> list[list[machine.Call]]:
+    """For each page, the user's live calls and those asked about in which the user has a leg."""
+    legs = models.Leg.objects.filter(user__in={page.key for page in pages}).order_by().values_list("call", flat=True)
+    ids = set(legs.filter(models.LIVE))
+    more = {id for page in pages for id in page.asked} - ids
     if more:
-        ids |= set(mine.filter(call__in=more).values_list("call", flat=True))
-    return models.load_all(models.Call.objects.filter(pk__in=ids)) if ids else []
+        ids |= set(legs.filter(call__in=more))
+    calls = models.load_all(models.Call.objects.filter(pk__in=ids)) if ids else []
+    return [[call for call in calls if _concerns(call, page)] for page in pages]
 
 
-def heard(key: str, device: uuid.UUID, calls: list[machine.Call]) -> list[machine.Call]:
-    """The calls, after the others were told that a device which had fallen silent in one is back."""
-    back = machine.Heard(key, device)
-    result = []
-    for call in calls:
-        leg = machine.leg_of(call, key)
-        if leg is not None and leg.state == "joined" and leg.device == device and not leg.online:
-            call = perform(call.id, back).call or call
-        result.append(call)
-    return result
+def _concerns(call: machine.Call, page: CatchUp) -> bool:
+    leg = machine.leg_of(call, page.key)
+    return leg is not None and (leg.state in machine.LIVE or call.id in page.asked)
+
+
+def calls_of(key: Key, asked: Iterable[uuid.UUID] = ()) -> list[machine.Call]:
+    """The same for one page."""
+    return catch_up([CatchUp(str(key), frozenset(asked))])[0]
+
+
+def is_back(call: machine.Call, key: str, device: uuid.UUID) -> bool:
+    """Whether the others still have to be told that this device, silent for a while, is heard from again."""
+    leg = machine.leg_of(call, key)
+    return leg is not None and leg.state == "joined" and leg.device == device and not leg.online
 
 
 def line_view(line: Line) -> dict[str, Any]:
@@ -312,8 +351,8 @@ def line_view(line: Line) -> dict[str, Any]:
     return {
         "multi_device": line.multi_device,
         "may_switch": line.may_switch,
-        "max_incoming": _limit(line.max_incoming, "MAX_INCOMING"),
-        "max_outgoing": _limit(line.max_outgoing, "MAX_OUTGOING"),
+        "max_incoming": limit(line.max_incoming, "MAX_INCOMING"),
+        "max_outgoing": limit(line.max_outgoing, "MAX_OUTGOING"),
     }
 
 
@@ -403,7 +442,7 @@ def signal(call: machine.Call, seat: Seat, to: str, body: msgspec.Raw) -> None:
     if not machine.may_signal(call, seat) or theirs.state != "joined" or theirs.device is None or theirs.page is None:
         raise Refused("not_allowed")
     mail = Mail(call.id, theirs.device, theirs.page, theirs.epoch, mine.user, mine.epoch, bytes(body))
-    hub.publish((theirs.key,), "signal", mail)
+    hub.publish(Said((theirs.key,), "signal", mail))
 
 
 class Mail(msgspec.Struct, frozen=True):
@@ -426,19 +465,19 @@ class Goodbye(msgspec.Struct, frozen=True):
     socket: uuid.UUID | None = None
 
 
-def tell(call: machine.Call) -> None:
-    """Shows the call to everybody in it. Each socket renders its own view."""
-    hub.publish(tuple(leg.key for leg in call.legs), "call", call)
+def tell(*calls: machine.Call) -> None:
+    """Shows each call to everybody in it. Each socket renders its own view."""
+    hub.publish(*(Said(tuple(leg.key for leg in call.legs), "call", call) for call in calls))
 
 
 def tell_line(line: Line) -> None:
     """Shows the line to the user's devices."""
-    hub.publish((str(line.user_id),), "line", line_view(line))
+    hub.publish(Said((str(line.user_id),), "line", line_view(line)))
 
 
 def tell_bye(device: Device, why: str, socket: uuid.UUID | None = None) -> None:
     """Closes the device's socket (or that one socket), wherever it is."""
-    hub.publish((str(device.user_id),), "bye", Goodbye(device.pk, why, socket))
+    hub.publish(Said((str(device.user_id),), "bye", Goodbye(device.pk, why, socket)))
 
 
 hub.decoders.update(

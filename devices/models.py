@@ -35,9 +35,10 @@ class Line(models.Model):
         Line.objects.bulk_create([Line(user_id=user_id) for user_id in sorted(user_ids)], ignore_conflicts=True)
 
     @classmethod
-    def lock(cls, user_ids: Iterable[Any]) -> dict[Any, "Line"]:
+    def lock(cls, user_ids: Iterable[Any], *, skip_locked: bool = False) -> dict[Any, "Line"]:
         """The users' lines by user id, locked in key order (everybody locks them so), as far as they exist."""
-        rows = cls.objects.filter(user__in=user_ids).order_by("user_id").select_for_update(no_key=True)
+        rows = cls.objects.filter(user__in=user_ids).order_by("user_id")
+        rows = rows.select_for_update(no_key=True, skip_locked=skip_locked)
         return {line.user_id: line for line in rows}
 
 

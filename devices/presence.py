@@ -5,6 +5,7 @@ Imports nothing of calls. Each function is one short transaction on one device's
 
 import datetime as dt
 import uuid
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from django.db import transaction
@@ -80,26 +81,32 @@ def arrive(
         return Arrival(known, replaced=replaced)
 
 
-def beat(device_id: uuid.UUID, socket: uuid.UUID, stays_s: float) -> bool:
-    """The socket was heard from; False when the device is no longer this socket's."""
-    now = timezone.now()
-    until = now + dt.timedelta(seconds=stays_s)
-    mine = Device.objects.filter(pk=device_id, socket=socket, signed_out_at=None)
-    return mine.update(last_seen_at=now, online_until=until) == 1
-
-
 def leave(device_id: uuid.UUID, socket: uuid.UUID) -> None:
     """The socket is gone. A newer socket of the device is left alone."""
     mine = Device.objects.filter(pk=device_id, socket=socket)
     mine.update(page=None, socket=None, online_until=timezone.now())
 
 
-def known(user_id: Any) -> list[Known]:
-    """The user's signed-in devices, the most recent login first."""
+def known(user_ids: Iterable[Any]) -> dict[str, list[Known]]:
+    """The users' signed-in devices, by the user's key."""
     now = timezone.now()
-    rows = Device.objects.filter(user_id=user_id, signed_out_at=None).order_by("-logged_in_at", "-id")
-    fields = rows.values_list("id", "logged_in_at", "online_until")[:MAX_DEVICES]
-    return [Known(id, logged_in_at, online_until > now) for id, logged_in_at, online_until in fields]
+    rows = Device.objects.filter(user__in=user_ids, signed_out_at=None)
+    found: dict[str, list[Known]] = {}
+    for user, id, logged_in_at, online_until in rows.values_list("user", "id", "logged_in_at", "online_until"):
+        found.setdefault(str(user), []).append(Known(id, logged_in_at, online_until > now))
+    return found
+
+
+def beat(sockets: Mapping[uuid.UUID, uuid.UUID], stays_s: float) -> set[uuid.UUID]:
+    """These devices were heard from, each on this socket of its own; returns the sockets whose device is no longer
+    theirs."""
+    if not sockets:
+        return set()
+    now = timezone.now()
+    mine = Device.objects.filter(pk__in=sockets, socket__in=sockets.values(), signed_out_at=None)
+    if mine.update(last_seen_at=now, online_until=now + dt.timedelta(seconds=stays_s)) == len(sockets):
+        return set()
+    return set(sockets.values()) - set(mine.values_list("socket", flat=True))
 
 
 def _make_room(user_id: Any) -> Device | None:

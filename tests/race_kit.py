@@ -207,7 +207,9 @@ class Handset:
     def returns(self) -> presence.Arrival:
         """The device is back, and the others are told."""
         arrival = self.arrive()
-        switchboard.heard(self.key, self.id, switchboard.calls_of(self.key))
+        for call in switchboard.calls_of(self.key):
+            if switchboard.is_back(call, self.key, self.id):
+                switchboard.perform(call.id, machine.Heard(self.key, self.id))
         return arrival
 
     # Commands, as work for a contestant.

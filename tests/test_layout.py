@@ -19,11 +19,15 @@ MAY_IMPORT = {
     "calls.machine": set(),
     "calls.protocol": {"calls.machine"},
     "calls.conf": {"calls.machine"},
-    "calls.models": {"calls.machine", "calls.conf", "devices.models"},
+    "calls.models": {"calls.machine", "calls.conf", "calls.hot", "devices.models"},
+    "calls.hot": {"calls.machine", "devices.policy"},
+    "calls.facts": {"calls.machine", "calls.conf", "calls.models", "calls.hot"}
+    | {"devices.models", "devices.policy", "devices.presence"},
+    "calls.desk": {"calls.machine", "calls.conf", "calls.pool", "calls.switchboard", "devices.presence"},
     "calls.hub": set(),
     "calls.pool": {"calls.conf"},
     "calls.ice": {"calls.conf"},
-    "calls.switchboard": {"calls.machine", "calls.conf", "calls.models", "calls.hub"}
+    "calls.switchboard": {"calls.machine", "calls.conf", "calls.models", "calls.facts", "calls.hub"}
     | {"devices.models", "devices.policy", "devices.presence"},
 }
 WAYS_IN = {"calls.admin", "calls.consumers", "calls.clock", "calls.views", "calls.sign_ins"}

@@ -705,7 +705,7 @@ class Story(RuleBasedStateMachine):
 
     def _beat(self, profile: Profile) -> None:
         row = profile.row
-        assert row.socket is not None and presence.beat(row.pk, row.socket, STAYS_S)
+        assert row.socket is not None and not presence.beat({row.pk: row.socket}, STAYS_S)
 
     @staticmethod
     def _tick() -> None:

@@ -1,0 +1,141 @@
+"""Where a process's sockets hand in what they ask, and whatever waits at the same moment is settled together.
+
+One batch at a time is on its way, and it never waits for a lock: what others hold, and whatever failed with its
+neighbours, is tried again alone, in a thread of its own. So one held row delays nobody but those who want it, and at
+low load an order goes straight through.
+"""
+
+import asyncio
+import uuid
+from collections import deque
+from collections.abc import Coroutine, Sequence
+from typing import Any, NamedTuple, overload
+
+from psycopg_pool import PoolTimeout
+
+from calls import conf, pool, switchboard
+from calls.machine import Call
+from calls.switchboard import CatchUp, Order, Outcome
+from devices import presence
+
+MAX_BATCH = 64  # orders in one transaction
+SLACK_S = 5.0  # added to the deadline of presence, for a ping on its way
+
+
+class NotHeld(Exception):
+    """The device is not this socket's any more."""
+
+
+class Asked(NamedTuple):
+    """One order or ping, where its outcome is awaited, and the device and socket it was heard from, if that is news."""
+
+    what: Any  # an Order or a CatchUp
+    outcome: asyncio.Future[Any]
+    beat: tuple[uuid.UUID, uuid.UUID] | None
+
+
+class Desk:
+    """One for each event loop."""
+
+    def __init__(self) -> None:
+        self.orders: deque[Asked] = deque()
+        self.pings: deque[Asked] = deque()
+        self.loop: asyncio.AbstractEventLoop | None = None
+        self.tasks: set[asyncio.Task[None]] = set()
+        self.busy = False
+
+    @overload
+    async def ask(self, what: Order, beat: tuple[uuid.UUID, uuid.UUID] | None = None) -> Outcome: ...
+
+    @overload
+    async def ask(self, what: CatchUp, beat: tuple[uuid.UUID, uuid.UUID] | None = None) -> list[Call]: ...
+
+    async def ask(self, what: Order | CatchUp, beat: tuple[uuid.UUID, uuid.UUID] | None = None) -> Any:
+        """The order's outcome, when it is committed, or the calls of a page.
+
+        Raises `NotHeld`, or whatever the database raised; then nothing was done.
+        """
+        loop = asyncio.get_running_loop()
+        if self.loop is not loop:
+            self.__init__()  # type: ignore[misc]
+            self.loop = loop
+        asked = Asked(what, loop.create_future(), beat)
+        (self.pings if isinstance(what, CatchUp) else self.orders).append(asked)
+        self._begin()
+        return await asked.outcome
+
+    def _begin(self) -> None:
+        if not self.busy:
+            self.busy = True
+            self._spawn(self._work())
+
+    async def _work(self) -> None:
+        try:
+            while self.orders or self.pings:
+                orders = [self.orders.popleft() for _ in range(min(len(self.orders), MAX_BATCH))]
+                pings, self.pings = list(self.pings), deque()
+                await self._settle(orders, pings)
+        finally:
+            self.busy = False
+
+    async def _settle(self, orders: Sequence[Asked], pings: Sequence[Asked]) -> None:
+        try:
+            results = await pool.run(_settle, orders, pings)
+        except Exception as error:  # whoever is at fault hears of it when it is tried alone
+            no_connection = isinstance(error.__cause__ or error, PoolTimeout)  # but nobody is when nothing can be tried
+            results = [error if no_connection else None] * (len(orders) + len(pings))
+        for asked, result in zip([*orders, *pings], results, strict=True):
+            if result is None:
+                self._spawn(self._alone(asked))
+            elif not asked.outcome.done():
+                _resolve(asked, result)
+
+    async def _alone(self, asked: Asked) -> None:
+        try:
+            result = await pool.run(_settle_alone, asked)
+        except Exception as error:
+            result = error
+        if not asked.outcome.done():
+            _resolve(asked, result)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+
+
+def stays_s() -> float:
+    """How long a device that was heard from counts as online, in seconds."""
+    return float(conf.get("PING_S") + conf.get("PONG_S") + SLACK_S)
+
+
+def _settle(orders: Sequence[Asked], pings: Sequence[Asked]) -> list[Any]:
+    """A result for each: an outcome, a list of calls, an exception to be raised, or None: to be tried again alone."""
+    everybody = [*orders, *pings]
+    not_held = presence.beat(dict(asked.beat for asked in everybody if asked.beat), stays_s())
+    results: dict[int, Any] = {
+        id(asked): NotHeld() for asked in everybody if asked.beat is not None and asked.beat[1] in not_held
+    }
+    orders = [asked for asked in orders if id(asked) not in results]
+    pings = [asked for asked in pings if id(asked) not in results]
+    outcomes = switchboard.settle([asked.what for asked in orders], wait=False) if orders else []
+    found = switchboard.catch_up([asked.what for asked in pings]) if pings else []
+    for asked, result in zip([*orders, *pings], [*outcomes, *found], strict=True):
+        results[id(asked)] = result
+    return [results[id(asked)] for asked in everybody]
+
+
+def _settle_alone(asked: Asked) -> Any:
+    if isinstance(asked.what, CatchUp):
+        return switchboard.catch_up([asked.what])[0]
+    return switchboard.settle([asked.what])[0]
+
+
+def _resolve(asked: Asked, result: Any) -> None:
+    if isinstance(result, Exception):
+        asked.outcome.set_exception(result)
+    else:
+        asked.outcome.set_result(result)
+
+
+desk = Desk()
