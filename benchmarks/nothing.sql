@@ -1,0 +1,2 @@
+-- What it costs to connect: measured apart, and taken off.
+select 1;
