@@ -12,17 +12,20 @@ import psycopg
 BATCH = 200_000
 
 # Numbers n of calls -> who and when. The host is spread over the users, the callee is another one.
+#
+# Sorted by id within a batch, so that neighbours in the indexes are written together; and sorted outside, because
+# PostgreSQL takes equal volatile columns of a sorted query for one (all random ids of a call would be the same).
 WHO = """
 with people as (select array_agg(id order by id) as ids, array_agg(username order by id) as names
                 from auth_user where username ~ %(who)s)
-select gen_random_uuid() as id, gen_random_uuid() as page, gen_random_uuid() as to_page,
+select * from (select gen_random_uuid() as id, gen_random_uuid() as page, gen_random_uuid() as to_page,
        (ids)[1 + n %% cardinality(ids)] as host, (names)[1 + n %% cardinality(ids)] as host_name,
        (ids)[1 + (n + 1 + n * 7 %% (cardinality(ids) - 1)) %% cardinality(ids)] as callee,
        (names)[1 + (n + 1 + n * 7 %% (cardinality(ids) - 1)) %% cardinality(ids)] as callee_name,
        now() - interval '1 year' * (1 - n::float / %(of)s) as placed,
        gen_random_uuid() as device, gen_random_uuid() as to_device
 from people, generate_series(%(first)s::bigint, %(last)s::bigint) as n
-order by id -- random ids in order within a batch: neighbours in the indexes are written together
+offset 0) as made order by id
 """
 
 SEAT = "jsonb_build_object('key', {key}::text, 'device', {device}, 'name', {name}, 'page', {page}, 'in_call', null)"
@@ -34,11 +37,13 @@ insert into calls_call (id, v, kind, state, reason, host_id, placed_at, answered
 select id, {v}, 'audio', {state}, {reason}, host, placed, placed + interval '8 s', {ended}, {ended_by}, {due} from made
 """
 LEGS = """
-insert into calls_leg (call_id, user_id, username, name, dir, state, multi, alerted, device_id, device_name, page, epoch,
-                       online, held, mic, cam)
-select id, host, host_name, host_name, 'out', {leg}, false, false, {device}, host_name, page, 1, true, false, true, false from made
+insert into calls_leg (call_id, user_id, username, name, dir, state, multi, alerted, device_id, device_name, page,
+                       epoch, online, held, mic, cam)
+select id, host, host_name, host_name, 'out', {leg}, false, false, {device}, host_name, page,
+       1, true, false, true, false from made
 union all
-select id, callee, callee_name, callee_name, 'in', {leg}, true, true, {to_device}, callee_name, to_page, 1, true, false, true, false from made
+select id, callee, callee_name, callee_name, 'in', {leg}, true, true, {to_device}, callee_name, to_page,
+       1, true, false, true, false from made
 """
 ENTRIES = f"""
 insert into calls_entry (call_id, v, at, command)

@@ -7,11 +7,13 @@ from html import escape
 
 COLOURS = ("#3b82f6", "#f59e0b", "#ef4444", "#10b981", "#8b5cf6")
 GREY = "#888888"
-WIDTH, LEFT, ROW, GAP = 720, 190, 24, 8
+WIDTH, LEFT, ROW, GAP = 720, 220, 24, 8
 
 
 def number(value: float) -> str:
     """Three digits that matter."""
+    if value == 0:
+        return "0"
     if value >= 1000:
         return f"{value:,.0f}"
     if value >= 10:

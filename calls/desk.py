@@ -1,8 +1,8 @@
 """Where a process's sockets hand in what they ask, and whatever waits at the same moment is settled together.
 
 One batch at a time is on its way, and it never waits for a lock: what others hold, and whatever failed with its
-neighbours, is tried again alone, in a thread of its own. So one held row delays nobody but those who want it, and at
-low load an order goes straight through.
+neighbours, is tried again alone, in a thread of its own, of which there are always some left. So one held row delays
+nobody but those who want it, and at low load an order goes straight through.
 """
 
 import asyncio
@@ -43,6 +43,7 @@ class Desk:
         self.loop: asyncio.AbstractEventLoop | None = None
         self.tasks: set[asyncio.Task[None]] = set()
         self.busy = False
+        self.patient = asyncio.Semaphore(max(1, conf.get("DB_THREADS") // 2))  # the other threads wait for no lock
 
     @overload
     async def ask(self, what: Order, beat: tuple[uuid.UUID, uuid.UUID] | None = None) -> Outcome: ...
@@ -91,10 +92,11 @@ class Desk:
                 _resolve(asked, result)
 
     async def _alone(self, asked: Asked) -> None:
-        try:
-            result = await pool.run(_settle_alone, asked)
-        except Exception as error:
-            result = error
+        async with self.patient:
+            try:
+                result = await pool.run(_settle_alone, asked)
+            except Exception as error:
+                result = error
         if not asked.outcome.done():
             _resolve(asked, result)
 

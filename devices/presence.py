@@ -99,13 +99,15 @@ def known(user_ids: Iterable[Any]) -> dict[str, list[Known]]:
 
 def beat(sockets: Mapping[uuid.UUID, uuid.UUID], stays_s: float) -> set[uuid.UUID]:
     """These devices were heard from, each on this socket of its own; returns the sockets whose device is no longer
-    theirs."""
+    theirs. Waits for nobody: a row that others hold is passed by, and its next beat will do."""
     if not sockets:
         return set()
     now = timezone.now()
     mine = Device.objects.filter(pk__in=sockets, socket__in=sockets.values(), signed_out_at=None)
-    if mine.update(last_seen_at=now, online_until=now + dt.timedelta(seconds=stays_s)) == len(sockets):
-        return set()
+    with transaction.atomic(durable=True):
+        free = Device.objects.filter(pk__in=mine.select_for_update(no_key=True, skip_locked=True).values("pk"))
+        if free.update(last_seen_at=now, online_until=now + dt.timedelta(seconds=stays_s)) == len(sockets):
+            return set()
     return set(sockets.values()) - set(mine.values_list("socket", flat=True))
 
 

@@ -731,7 +731,7 @@ def test_the_invariants_hold_in_any_story(people, caplog):
     loop = asyncio.new_event_loop()
     stories = os.environ.get("STORIES")
     bounds = settings(
-        max_examples=int(stories or 25),
+        max_examples=int(stories or 20),
         stateful_step_count=40 if stories else 25,
         derandomize=not stories,
         deadline=None,
