@@ -20,6 +20,7 @@ from calls.models import Call, Leg
 from devices.models import Device, Line
 
 DEFAULT_OF = {"max_incoming": "MAX_INCOMING", "max_outgoing": "MAX_OUTGOING"}
+admin.site.site_header = admin.site.site_title = "Call platform"
 TIMELINE = "%H:%M:%S.%f"
 
 
@@ -33,6 +34,7 @@ class LineAdmin(admin.ModelAdmin):
     list_select_related = ("user",)
     search_fields = ("user__username", "user__first_name", "user__last_name")
     autocomplete_fields = ("user",)
+    ordering = ("user__username",)
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Line]:
         online = Device.objects.filter(user=OuterRef("user"), signed_out_at=None, online_until__gt=timezone.now())
@@ -54,7 +56,7 @@ class LineAdmin(admin.ModelAdmin):
         """An empty limit shows, in grey, the platform's that holds instead."""
         field = super().formfield_for_dbfield(db_field, request, **kwargs)
         if db_field.name in DEFAULT_OF and field is not None:
-            field.widget.attrs["placeholder"] = f"{conf.get(DEFAULT_OF[db_field.name])} (default)"
+            field.widget.attrs |= {"placeholder": conf.get(DEFAULT_OF[db_field.name]), "title": "Empty: the default"}
         return field
 
     def save_model(self, request: HttpRequest, obj: Line, form: Any, change: bool) -> None:
@@ -164,6 +166,11 @@ class CallAdmin(ReadOnlyAdmin):
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Call]:
         return super().get_queryset(request).select_related("host").prefetch_related("legs__user")
+
+    def change_view(self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: Any = None) -> Any:
+        """A story to be read: there is nothing to save."""
+        shown = {"show_save": False, "show_save_and_continue": False, "title": "Call"}
+        return super().change_view(request, object_id, form_url, {**shown, **(extra_context or {})})
 
     @admin.display(description="who")
     def who(self, call: Call) -> str:
