@@ -45,7 +45,8 @@ class Call(models.Model):
 class Leg(models.Model):
     """One user's place in one call. Live legs are what the limits count."""
 
-    call = models.ForeignKey(Call, models.CASCADE, related_name="legs")
+    # Each index is written with every change of a leg: only those that something looks up by.
+    call = models.ForeignKey(Call, models.CASCADE, related_name="legs", db_index=False)  # the constraint below has one
     user = models.ForeignKey(settings.AUTH_USER_MODEL, models.PROTECT, related_name="legs")
     username = models.CharField(max_length=150)  # as they were when the call was placed
     name = models.CharField(max_length=301)
@@ -53,10 +54,10 @@ class Leg(models.Model):
     state = models.CharField(max_length=11)
     reason = models.CharField(max_length=14, null=True)  # noqa: DJ001 - as above
     multi = models.BooleanField("multi-device", default=False)
-    ring_on = models.ForeignKey(Device, models.SET_NULL, null=True, related_name="+")
+    ring_on = models.ForeignKey(Device, models.SET_NULL, null=True, related_name="+", db_index=False)
     ring_until = models.DateTimeField(null=True)
     alerted = models.BooleanField(default=False)
-    device = models.ForeignKey(Device, models.SET_NULL, null=True, related_name="legs")
+    device = models.ForeignKey(Device, models.SET_NULL, null=True, related_name="legs", db_index=False)
     device_name = models.CharField(max_length=64, blank=True, default="")
     page = models.UUIDField(null=True)
     epoch = models.PositiveIntegerField(default=0)
@@ -84,7 +85,7 @@ class Leg(models.Model):
 class Entry(models.Model):
     """One accepted change: the history, the operator's timeline, and (by its constraint) the second guard of a call."""
 
-    call = models.ForeignKey(Call, models.CASCADE, related_name="entries")
+    call = models.ForeignKey(Call, models.CASCADE, related_name="entries", db_index=False)  # as for legs
     v = models.PositiveIntegerField("version")
     at = models.DateTimeField()
     command = models.JSONField()  # the machine's command: decided again in order, the entries give the same rows

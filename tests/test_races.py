@@ -956,17 +956,14 @@ def test_the_late_goodbye_of_an_older_socket_leaves_the_newer_alone_in_either_or
     assert phone.row.socket == newer and phone.row.online_until > timezone.now()
 
 
-def test_a_heartbeat_of_an_older_socket_does_not_keep_the_device_in_either_order(phone):
-    newer = uuid.uuid4()
-    beating = Work(lambda: presence.beat({phone.id: phone.socket}, 3600))
-    _, after = in_order(arriving(phone, socket=newer), beating, hold=row(Device, phone.id))
-    assert after, "it is told that the device is not its own any more"
-    before, _ = in_order(
-        Work(lambda: presence.beat({phone.id: newer}, 3600)),
-        arriving(phone, socket=phone.socket),
-        hold=row(Device, phone.id),
-    )
-    assert not before and phone.row.socket == phone.socket
+def test_a_heartbeat_of_an_older_socket_waits_for_nobody_and_does_not_keep_the_device(phone):
+    older, newer = phone.socket, uuid.uuid4()
+    beating = Work(lambda: presence.beat({phone.id: older}, 3600))
+    _, during = in_order(arriving(phone, socket=newer), beating, hold=row(Device, phone.id))
+    assert during == set(), "while the other arrives it is passed by"
+    assert phone.row.socket == newer
+    assert presence.beat({phone.id: older}, 3600) == {older}, "then it is told that the device is not its own any more"
+    assert presence.beat({phone.id: newer}, 3600) == set()
 
 
 # --- move x hangup on the old device ----------------------------------------------------------------------------------

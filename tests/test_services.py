@@ -49,6 +49,8 @@ def services() -> Iterator[Start]:
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,  # no terminal: a signal reaches only the process it is sent to
+            # What a shell runs in the background ignores SIGINT, and so would all that it starts.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         processes.append(process)
         return process

@@ -133,8 +133,8 @@ DEEDS: dict[str, tuple[int, dict[str, Any]]] = {
     ),
     "do_what_can_be_done": (3, {"n": button, "again": st.booleans()}),
     "go_on_with_the_newest_call": (3, {"n": button, "to": people}),
-    "do_what_may_not_be_done": (1, {"who": who, "n": which, "cmd": st.sampled_from(ABOUT_A_CALL)}),
-    "signal": (1, {"who": who, "n": which}),
+    "do_what_may_not_be_done": (2, {"who": button, "n": which, "cmd": st.sampled_from([*ABOUT_A_CALL, "media"])}),
+    "signal": (2, {"n": button}),
     "at_once": (
         3,
         {
@@ -148,7 +148,7 @@ DEEDS: dict[str, tuple[int, dict[str, Any]]] = {
         },
     ),
     "drop": (1, {"who": who, "in_the_middle": st.booleans()}),
-    "connect": (1, {"who": who, "how": st.sampled_from(["same page", "new page", "take"])}),
+    "connect": (2, {"who": button, "how": st.sampled_from(["same page", "new page", "take"])}),
     "everybody_is_back": (1, {}),
     "sign_out": (1, {"who": who}),
     "operate": (1, {"what": st.sampled_from(["end", "line", "carol goes", "carol comes"]), "n": which, "user": people,
@@ -433,8 +433,10 @@ class Story(RuleBasedStateMachine):
             self._invite(self.profiles[n % len(PROFILES)], to, {"kind": "video"})
 
     def do_what_may_not_be_done(self, who: int, n: int, cmd: str) -> None:
-        if self.profiles[who] in self._pinging and n < len(self.calls):
-            self._command(self.profiles[who], self._call(n), cmd, again=False)
+        id = self._call(n)
+        those = [each for each in self._pinging if each.page and id in each.page.calls] or self._pinging
+        if those and n < len(self.calls):
+            self._command(those[who % len(those)], id, cmd, again=False)
 
     def _possible(self) -> list[tuple[Profile, str, str]]:
         """What the pages have buttons for."""
@@ -514,11 +516,12 @@ class Story(RuleBasedStateMachine):
             if got and mine is not None:
                 assert (got[0]["call"], got[0]["from"]) == (id, {"user": profile.user, "epoch": mine.epoch})
 
-    def signal(self, who: int, n: int) -> None:
-        call = models.load(uuid.UUID(self._call(n)))
-        key = str(self.users[self.profiles[who].user].pk)
-        if self.profiles[who] in self._pinging and call is not None and machine.leg_of(call, key) is not None:
-            self._signal(self.profiles[who], str(call.id))
+    def signal(self, n: int) -> None:
+        """From where it may be sent, or else from where the call is known."""
+        known = [(each, id) for each in self._pinging if each.page for id in sorted(each.page.calls)]
+        those = [(each, id) for each, id, cmd in self._possible() if cmd == "signal"] or known
+        if those:
+            self._signal(*those[n % len(those)])
 
     # --- several at once ---
 
@@ -583,7 +586,9 @@ class Story(RuleBasedStateMachine):
 
     def connect(self, who: int, how: str) -> None:
         """After a drop, or while the old socket is still there: the same page again, or another one."""
-        profile = self.profiles[who]
+        in_a_call = [each for each, _, cmd in self._possible() if cmd == "hangup"]
+        those = in_a_call or self.profiles
+        profile = those[who % len(those)]
         before, page_id = profile.page, profile.page_id
         if how != "same page":
             profile.page_id = str(uuid.uuid4())
