@@ -102,6 +102,18 @@ def test_both_read_the_same_of_people(story, seats):
 
 
 @on_postgresql
+def test_the_statements_are_prepared(story):
+    with transaction.atomic():
+        models.store(story[:1], [], NOW)
+        models.lock([story[0].after.id])
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT statement FROM pg_prepared_statements")
+            prepared = " ".join(statement for (statement,) in cursor.fetchall())
+    assert "INSERT INTO calls_entry" in prepared
+    assert "FOR NO KEY UPDATE" in prepared
+
+
+@on_postgresql
 def test_no_people_and_no_calls_are_no_error():
     assert hot.live_legs([]) == []
     assert hot.known([], NOW) == {}
