@@ -321,7 +321,6 @@ def test_within_the_grace_devices_are_silent_and_an_answer_wins_over_the_clock_i
     assert story(call) == Story("active", None, JOINED, ["Invite", "Answer"])
 
 
-@call_lock
 def test_after_the_grace_an_answer_that_finds_the_leg_ringing_wins_and_the_clock_passes_it_by(alice, phone, set_calls):
     set_calls(RING_GRACE_S=0)
     call = ring(alice, phone.user, ring_s=0)
@@ -751,7 +750,6 @@ def test_an_answer_after_a_silent_caller_was_cancelled_finds_an_ended_call(alice
     assert story(call) == Story("ended", "cancelled", {"alice": "lost", "bob": "cancelled"}, ["Invite", "Silent"])
 
 
-@call_lock
 def test_an_answer_before_the_clock_acts_on_a_silent_caller_gives_her_the_time_of_a_joined_device(alice, phone):
     call = ring(alice, phone.user)
     alice.fall_silent(21)
@@ -828,7 +826,6 @@ def test_a_hangup_after_the_other_was_lost_finds_the_reason(alice, phone):
     assert story(call)[:3] == ("ended", "lost", {"alice": "left", "bob": "lost"})
 
 
-@call_lock
 def test_a_hangup_before_the_other_is_lost_completes_the_call(alice, phone):
     call = talk(alice, phone)
     phone.fall_silent(46)
