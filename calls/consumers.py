@@ -19,7 +19,7 @@ from django.contrib.auth.models import AbstractBaseUser
 from django.utils import timezone
 
 from calls import conf, ice, machine, models, pool, protocol, switchboard
-from calls.desk import NotHeld, desk, stays_s
+from calls.desk import NotHeld, desk
 from calls.hub import Said, hub
 from calls.machine import Refused, Seat
 from calls.sign_ins import SignIn
@@ -175,7 +175,7 @@ class SignalingConsumer(AsyncConsumer):
             page=frame.page,
             socket=self.socket_id,
             take=frame.take,
-            stays_s=stays_s(),
+            stays_s=conf.stays_s(),
         )
         self.device_id = arrival.device.pk
         seat = Seat(str(self.user.pk), arrival.device.pk, arrival.device.name, frame.page)

@@ -19,7 +19,6 @@ from calls.switchboard import CatchUp, Order, Outcome
 from devices import presence
 
 MAX_BATCH = 64  # orders in one transaction
-SLACK_S = 5.0  # added to the deadline of presence, for a ping on its way
 
 
 class NotHeld(Exception):
@@ -80,8 +79,9 @@ class Desk:
             self.busy = False
 
     async def _settle(self, orders: Sequence[Asked], pings: Sequence[Asked]) -> None:
+        changed: list[Call] = []
         try:
-            results = await pool.run(_settle, orders, pings)
+            results, changed = await pool.run_next(_settle, orders, pings)
         except Exception as error:  # whoever is at fault hears of it when it is tried alone
             no_connection = isinstance(error.__cause__ or error, PoolTimeout)  # but nobody is when nothing can be tried
             results = [error if no_connection else None] * (len(orders) + len(pings))
@@ -90,6 +90,7 @@ class Desk:
                 self._spawn(self._alone(asked))
             elif not asked.outcome.done():
                 _resolve(asked, result)
+        switchboard.tell(*changed)  # whoever asked has the news in the reply, which is on its way already
 
     async def _alone(self, asked: Asked) -> None:
         async with self.patient:
@@ -106,25 +107,21 @@ class Desk:
         task.add_done_callback(self.tasks.discard)
 
 
-def stays_s() -> float:
-    """How long a device that was heard from counts as online, in seconds."""
-    return float(conf.get("PING_S") + conf.get("PONG_S") + SLACK_S)
-
-
-def _settle(orders: Sequence[Asked], pings: Sequence[Asked]) -> list[Any]:
-    """A result for each: an outcome, a list of calls, an exception to be raised, or None: to be tried again alone."""
-    everybody = [*orders, *pings]
-    not_held = presence.beat(dict(asked.beat for asked in everybody if asked.beat), stays_s())
-    results: dict[int, Any] = {
-        id(asked): NotHeld() for asked in everybody if asked.beat is not None and asked.beat[1] in not_held
-    }
-    orders = [asked for asked in orders if id(asked) not in results]
-    pings = [asked for asked in pings if id(asked) not in results]
-    outcomes = switchboard.settle([asked.what for asked in orders], wait=False) if orders else []
-    found = switchboard.catch_up([asked.what for asked in pings]) if pings else []
-    for asked, result in zip([*orders, *pings], [*outcomes, *found], strict=True):
-        results[id(asked)] = result
-    return [results[id(asked)] for asked in everybody]
+def _settle(orders: Sequence[Asked], pings: Sequence[Asked]) -> tuple[list[Any], list[Call]]:
+    """A result for each (an outcome, a list of calls, an exception to be raised, or None: to be tried again alone), and
+    the calls that changed."""
+    results: list[Any] = []
+    changed: list[Call] = []
+    if orders:
+        settled = switchboard.decide_together([asked.what for asked in orders], [asked.beat for asked in orders])
+        results += [outcome if outcome is None or outcome.held else NotHeld() for outcome in settled.outcomes]
+        changed = settled.changed
+    if pings:
+        strangers = presence.beat(dict(asked.beat for asked in pings if asked.beat), conf.stays_s())
+        found = switchboard.catch_up([asked.what for asked in pings])
+        for asked, calls in zip(pings, found, strict=True):
+            results.append(NotHeld() if asked.beat and asked.beat[1] in strangers else calls)
+    return results, changed
 
 
 def _settle_alone(asked: Asked) -> Any:

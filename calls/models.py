@@ -133,7 +133,7 @@ def load(call_id: uuid.UUID) -> machine.Call | None:
 def lock(call_ids: Collection[uuid.UUID], *, skip_locked: bool = False) -> dict[uuid.UUID, machine.Call]:
     """The calls that exist; their rows, taken in key order, stay locked until the transaction ends."""
     if connection.vendor == "postgresql":
-        return {call.id: call for call in hot.load(call_ids, lock=True, skip_locked=skip_locked)}
+        return {call.id: call for call in hot.lock(call_ids, skip_locked=skip_locked)}
     rows = Call.objects.filter(pk__in=call_ids).order_by("pk")
     return {call.id: call for call in load_all(rows.select_for_update(no_key=True, skip_locked=skip_locked))}
 
@@ -154,12 +154,12 @@ def load_all(rows: "models.QuerySet[Call]") -> list[machine.Call]:
     ]
 
 
-def live_legs(people: Collection[str]) -> list[tuple[Any, ...]]:
-    """These people's live legs: call, its host, user, direction, state, device, held."""
+def calls_of(people: Collection[str], asked: Collection[uuid.UUID]) -> list[machine.Call]:
+    """The calls in which these people have live legs, and those asked about in which they have any."""
     if connection.vendor == "postgresql":
-        return hot.live_legs(people)
-    legs = Leg.objects.filter(LIVE, user__in=people).order_by()
-    return list(legs.values_list("call", "call__host", "user", "dir", "state", "device", "held"))
+        return hot.catch_up(people, asked)
+    legs = Leg.objects.filter(LIVE | Q(call__in=asked), user__in=people).order_by()
+    return load_all(Call.objects.filter(pk__in=legs.values("call")))
 
 
 class Change(NamedTuple):

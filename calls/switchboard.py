@@ -22,7 +22,8 @@ from django.db.models import Q
 from django.utils import timezone
 
 from calls import conf, machine, models
-from calls.facts import Facts, limit
+from calls.facts import Facts, Spent, limit
+from calls.hot import Wanted
 from calls.hub import Said, hub
 from calls.machine import Refused, Seat
 from calls.models import Change
@@ -39,10 +40,19 @@ MAX_REMEMBERED = 1000  # of one user
 
 
 class Outcome(NamedTuple):
-    """How a command went: the call as it stands now (None when there is none to show), and the refusal if any."""
+    """How a command went: the call as it stands now (None when there is none to show), and the refusal if any. `held`
+    is False when the device is not this socket's any more: then nothing was done."""
 
     call: machine.Call | None
     refused: Refused | None = None
+    held: bool = True
+
+
+class Settled(NamedTuple):
+    """The outcome of each order, and the calls that changed, each as often as it did."""
+
+    outcomes: list[Outcome | None]
+    changed: list[machine.Call]
 
 
 class Leaving(NamedTuple):
@@ -76,6 +86,7 @@ class Place(NamedTuple):
 
 
 Order = Perform | Place
+Beat = tuple[uuid.UUID, uuid.UUID]  # a device that is heard from, and the socket it was heard on
 
 
 class NoLine(Exception):
@@ -109,9 +120,19 @@ def settle(orders: Sequence[Order], *, wait: bool = True) -> list[Outcome | None
     Without `wait`, an order that needs a row that others hold (or that is not there) has None for an outcome. Raises
     what the database raised; then nothing was done, and each order can be tried again alone.
     """
+    settled = decide_together(orders, wait=wait)
+    tell(*settled.changed)
+    if not wait:
+        return settled.outcomes
+    pairs = zip(orders, settled.outcomes, strict=True)
+    return [_late(order, outcome) if outcome else None for order, outcome in pairs]
+
+
+def decide_together(orders: Sequence[Order], beats: Sequence[Beat | None] = (), *, wait: bool = False) -> Settled:
+    """The same for a caller that does the telling. With `beats`, one for each order, the devices are heard from too."""
     for last_try in (False, False, True):
         try:
-            outcomes, changes = _settle(orders, wait)
+            return _settle(orders, beats, wait)
         except NoLine as missing:
             Line.make(missing.users)
         except IntegrityError as error:
@@ -120,22 +141,21 @@ def settle(orders: Sequence[Order], *, wait: bool = True) -> list[Outcome | None
             placing = any(isinstance(order, Place) for order in orders)
             if last_try or (not placing and "one_entry_a_version" in str(error)):
                 raise
-        else:
-            tell(*changes)
-            if not wait:
-                return outcomes
-            return [_late(order, outcome) if outcome else None for order, outcome in zip(orders, outcomes, strict=True)]
     raise RuntimeError("the lines of a call could not be made")
 
 
-def _settle(orders: Sequence[Order], wait: bool) -> tuple[list[Outcome | None], list[machine.Call]]:
+def _settle(orders: Sequence[Order], beats: Sequence[Beat | None], wait: bool) -> Settled:
     now = timezone.now()
     facts = Facts(now, wait)
     changes: list[Change] = []
     outcomes: list[Outcome | None] = []
     with transaction.atomic(durable=True):
-        _read(facts, orders)
-        for order in orders:
+        facts.gather(_wanted(orders, beats))
+        for number, order in enumerate(orders):
+            beat = beats[number] if beats else None
+            if beat and beat[1] in facts.strangers:
+                outcomes.append(Outcome(None, None, False))
+                continue
             done: list[Change] = []
             outcome = _decide_order(facts, order, done)
             if outcome is not None and outcome.refused is not None:
@@ -146,35 +166,28 @@ def _settle(orders: Sequence[Order], wait: bool) -> tuple[list[Outcome | None], 
             outcomes.append(outcome)
             changes += done
         models.store(changes, facts.merged, now)
-    return outcomes, [change.after for change in changes]
+    return Settled(outcomes, [change.after for change in changes])
 
 
-def _read(facts: Facts, orders: Sequence[Order]) -> None:
-    """Locks and reads what these orders need, all at once."""
-    usernames: set[str] = set()
-    callers: set[Key] = set()
-    calls: set[uuid.UUID] = set()
-    people: set[str] = set()
-    invites: set[uuid.UUID] = set()
-    watched: set[uuid.UUID] = set()
+def _wanted(orders: Sequence[Order], beats: Sequence[Beat | None]) -> Wanted:
+    """What these orders need to be locked and read, all at once."""
+    wanted = Wanted(set(), set(), set(), set(), set(), set(), dict(beat for beat in beats if beat))
     for order in orders:
-        calls.add(order.call)
+        wanted.calls.add(order.call)
         if isinstance(order, Place):
-            usernames |= order.to
-            callers.add(order.user.pk)
-            invites.add(order.call)
-            people.add(order.seat.key)
+            wanted.callees.update(order.to)
+            wanted.callers.add(order.seat.key)
+            wanted.invites.add(order.call)
             continue
         if order.leaving:
-            calls.add(order.leaving.call)
+            wanted.calls.add(order.leaving.call)
         if isinstance(order.command, (machine.Answer, machine.Move)):
-            people.add(order.command.by.key)
+            wanted.people.add(order.command.by.key)
         elif isinstance(order.command, machine.SignedOut):
-            people.add(order.command.key)
+            wanted.people.add(order.command.key)
         elif isinstance(order.command, machine.Silent):
-            watched.add(order.command.device)
-    facts.lock(usernames, callers, calls)
-    facts.look(people | {str(user.pk) for user in facts.users.values()}, invites, watched)
+            wanted.watched.add(order.command.device)
+    return wanted
 
 
 def _decide_order(facts: Facts, order: Order, done: list[Change]) -> Outcome | None:
@@ -218,7 +231,7 @@ def _with_facts(facts: Facts, command: machine.Command, call_id: uuid.UUID) -> m
         case machine.Answer() | machine.Move():
             return msgspec.structs.replace(command, by=facts.seated(command.by, call_id))
         case machine.SignedOut(key=key):
-            following = policy.choose(False, facts.devices.get(key, ())).only
+            following = policy.choose(False, facts.devices[key]).only
             return msgspec.structs.replace(command, next=following)
         case machine.Silent(device=device, since=since):
             return msgspec.structs.replace(command, since=max(since, facts.seen.get(device, since)))
@@ -270,12 +283,12 @@ def _place(facts: Facts, order: Place, done: list[Change]) -> Outcome | None:
     return Outcome(_decide(facts, None, invite, done))
 
 
-def _spent(facts: Facts, spent: models.SpentInvite, seat: Seat) -> Outcome | None:
-    if str(spent.user_id) != seat.key:
+def _spent(facts: Facts, spent: Spent, seat: Seat) -> Outcome | None:
+    if spent.key != seat.key:
         raise Refused("conflict")
-    if spent.call_id is None:
+    if spent.call is None:
         raise Refused("call_ended", reason="cancelled")
-    merged = facts.locked(spent.call_id)
+    merged = facts.locked(spent.call)
     return Outcome(merged) if merged else None
 
 
@@ -321,12 +334,8 @@ class CatchUp(NamedTuple):
 
 def catch_up(pages: Sequence[CatchUp]) -> list[list[machine.Call]]:
     """For each page, the user's live calls and those asked about in which the user has a leg."""
-    legs = models.Leg.objects.filter(user__in={page.key for page in pages}).order_by().values_list("call", flat=True)
-    ids = set(legs.filter(models.LIVE))
-    more = {id for page in pages for id in page.asked} - ids
-    if more:
-        ids |= set(legs.filter(call__in=more))
-    calls = models.load_all(models.Call.objects.filter(pk__in=ids)) if ids else []
+    people, asked = {page.key for page in pages}, {id for page in pages for id in page.asked}
+    calls = models.calls_of(people, asked)
     return [[call for call in calls if _concerns(call, page)] for page in pages]
 
 

@@ -14,21 +14,22 @@ MODULES = sorted([*ROOT.glob("calls/*.py"), *ROOT.glob("devices/*.py"), *ROOT.gl
 # What each module of the two apps may import of the house: arrows point down only.
 MAY_IMPORT = {
     "devices.policy": set(),
+    "devices.prepared": set(),
     "devices.models": set(),
-    "devices.presence": {"devices.models", "devices.policy"},
+    "devices.presence": {"devices.models", "devices.policy", "devices.prepared"},
     "calls.machine": set(),
     "calls.protocol": {"calls.machine"},
     "calls.conf": {"calls.machine"},
     "calls.models": {"calls.machine", "calls.conf", "calls.hot", "devices.models"},
-    "calls.hot": {"calls.machine", "devices.policy"},
+    "calls.hot": {"calls.machine", "devices.models", "devices.prepared", "devices.presence"},
     "calls.facts": {"calls.machine", "calls.conf", "calls.models", "calls.hot"}
     | {"devices.models", "devices.policy", "devices.presence"},
     "calls.desk": {"calls.machine", "calls.conf", "calls.pool", "calls.switchboard", "devices.presence"},
     "calls.hub": set(),
     "calls.pool": {"calls.conf"},
     "calls.ice": {"calls.conf"},
-    "calls.switchboard": {"calls.machine", "calls.conf", "calls.models", "calls.facts", "calls.hub"}
-    | {"devices.models", "devices.policy", "devices.presence"},
+    "calls.switchboard": {"calls.machine", "calls.conf", "calls.models", "calls.facts", "calls.hot", "calls.hub"}
+    | {"devices.models", "devices.policy"},
 }
 WAYS_IN = {"calls.admin", "calls.consumers", "calls.clock", "calls.views", "calls.sign_ins"}
 
