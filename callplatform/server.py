@@ -6,10 +6,12 @@ whose versions are locked; tests/test_server.py holds every promise made here.
 """
 
 import asyncio
+import contextlib
 import logging
 import signal
 import socket
 import sys
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -90,8 +92,35 @@ class WebSocket(WebSocketProtocol):
     def dataReceived(self, data: bytes) -> None:
         if hasattr(self, "handshake_deferred"):  # not accepted yet; RFC 6455, 4.1: the client must wait for that
             self.dropConnection(abort=True)
-        else:
+            return
+        if self.state == self.STATE_OPEN and not self.data and self.current_frame is None and not self.inside_message:
+            data = self._take_texts(data)
+        if data:
             super().dataReceived(data)
+
+    def _take_texts(self, data: bytes) -> bytes:
+        """Takes the whole texts that the data begins with, and leaves the rest to autobahn, which takes ten times as
+        long over a frame: everything but a text that came in one piece, and whatever is wrong."""
+        at = 0
+        while len(data) - at > 6 and data[at] == 0x81 and 0x80 <= data[at + 1] < 0xFF:
+            size, start = data[at + 1] & 0x7F, at + 2
+            if size == 126:
+                size, start = int.from_bytes(data[start : start + 2], "big"), start + 2
+                if size < 126:
+                    break
+            end = start + 4 + size
+            if end > len(data):
+                break
+            mask = int.from_bytes(data[start : start + 4] * (size // 4 + 1), "little")
+            masked = int.from_bytes(data[start + 4 : end], "little")
+            try:
+                text = (masked ^ mask & (1 << 8 * size) - 1).to_bytes(size, "little").decode()
+            except UnicodeDecodeError:
+                break
+            self.last_ping = time.time()
+            self.application_queue.put_nowait({"type": "websocket.receive", "text": text})
+            at = end
+        return data[at:]
 
     def pause(self) -> None:
         self.paused = True
@@ -133,11 +162,31 @@ class WebSocket(WebSocketProtocol):
         if self.state == self.STATE_CONNECTING:
             super().handle_reply(message)
         elif self.state == self.STATE_OPEN:  # else nobody hears it any more, which is not the application's fault
-            if message.get("type") == "websocket.close":
+            if message.get("type") == "websocket.send" and message.get("text") and not message.get("bytes"):
+                self._send_text(message["text"])
+            elif message.get("type") == "websocket.close":
                 self.close(message.get("code") or 1000, message.get("reason") or "")
             else:
                 super().handle_reply(message)
                 self._bound_outbox()
+
+    def _send_text(self, text: str) -> None:
+        """Sends a text at once if nothing is waiting before it, and not by way of the reactor's next round."""
+        payload = text.encode()
+        size = len(payload)
+        if size < 126:
+            frame = bytes((0x81, size)) + payload
+        elif size < 65536:
+            frame = b"\x81\x7e" + size.to_bytes(2, "big") + payload
+        else:
+            frame = b"\x81\x7f" + size.to_bytes(8, "big") + payload
+        transport = self.transport
+        if not transport.dataBuffer and not transport._tempDataBuffer:
+            with contextlib.suppress(OSError):  # it is full, or gone, which the reactor finds out
+                frame = frame[transport.socket.send(frame) :]
+        if frame:
+            transport.write(frame)
+            self._bound_outbox()
 
     def outbox(self) -> int:
         """Bytes held for a peer that has not read them; 64 for each piece's own object."""
@@ -308,8 +357,11 @@ class Server(DaphneServer):
 
     async def _run_application(self, protocol: Any, scope: dict[str, Any], inbox: asyncio.Queue[Message]) -> None:
         async def send(message: Message) -> None:
-            await self.handle_reply(protocol, message)
-            if isinstance(protocol, WebSocket) and protocol.outbox() > OUTBOX_PATIENCE:
+            if not isinstance(protocol, WebSocket) or protocol.state == protocol.STATE_CONNECTING:
+                await self.handle_reply(protocol, message)
+                return
+            protocol.handle_reply(message)
+            if protocol.outbox() > OUTBOX_PATIENCE:
                 await asyncio.sleep(0)
 
         failed = True

@@ -1,8 +1,9 @@
 """Where a process's sockets hand in what they ask, and whatever waits at the same moment is settled together.
 
-One batch at a time is on its way, and it never waits for a lock: what others hold, and whatever failed with its
-neighbours, is tried again alone, in a thread of its own, of which there are always some left. So one held row delays
-nobody but those who want it, and at low load an order goes straight through.
+One batch of orders at a time is on its way, and it never waits for a lock: what others hold, and whatever failed with
+its neighbours, is tried again alone, in a thread of its own, of which there are always some left. So one held row
+delays nobody but those who want it, and at low load an order goes straight through. Pings go another way, and delay no
+order.
 """
 
 import asyncio
@@ -19,6 +20,8 @@ from calls.switchboard import CatchUp, Order, Outcome
 from devices import presence
 
 MAX_BATCH = 64  # orders in one transaction
+GATHER_S = 0.2  # between two looks for pings, once more than LOOKS came one after the other
+LOOKS = 10
 
 
 class NotHeld(Exception):
@@ -41,7 +44,8 @@ class Desk:
         self.pings: deque[Asked] = deque()
         self.loop: asyncio.AbstractEventLoop | None = None
         self.tasks: set[asyncio.Task[None]] = set()
-        self.busy = False
+        self.working = self.looking = False
+        self.next_look = 0.0
         self.patient = asyncio.Semaphore(max(1, conf.get("DB_THREADS") // 2))  # the other threads wait for no lock
 
     @overload
@@ -60,37 +64,58 @@ class Desk:
             self.__init__()  # type: ignore[misc]
             self.loop = loop
         asked = Asked(what, loop.create_future(), beat)
-        (self.pings if isinstance(what, CatchUp) else self.orders).append(asked)
-        self._begin()
+        if isinstance(what, CatchUp):
+            self.pings.append(asked)
+            if not self.looking:
+                self.looking = True
+                self._spawn(self._look())
+        else:
+            self.orders.append(asked)
+            if not self.working:
+                self.working = True
+                self._spawn(self._work())
         return await asked.outcome
 
-    def _begin(self) -> None:
-        if not self.busy:
-            self.busy = True
-            self._spawn(self._work())
-
     async def _work(self) -> None:
-        try:
-            while self.orders or self.pings:
-                orders = [self.orders.popleft() for _ in range(min(len(self.orders), MAX_BATCH))]
-                pings, self.pings = list(self.pings), deque()
-                await self._settle(orders, pings)
-        finally:
-            self.busy = False
+        """Settles orders, a batch at a time, until none is left."""
+        while self.orders:
+            orders = [self.orders.popleft() for _ in range(min(len(self.orders), MAX_BATCH))]
+            try:
+                settled = await pool.run_next(_settle, orders)
+            except Exception as error:
+                self._failed(orders, error)
+                continue
+            switchboard.tell(*settled.changed)
+            for asked, outcome in zip(orders, settled.outcomes, strict=True):
+                if outcome is None:
+                    self._spawn(self._alone(asked))
+                else:
+                    _resolve(asked, outcome if outcome.held else NotHeld())
+        self.working = False
 
-    async def _settle(self, orders: Sequence[Asked], pings: Sequence[Asked]) -> None:
-        changed: list[Call] = []
-        try:
-            results, changed = await pool.run_next(_settle, orders, pings)
-        except Exception as error:  # whoever is at fault hears of it when it is tried alone
-            no_connection = isinstance(error.__cause__ or error, PoolTimeout)  # but nobody is when nothing can be tried
-            results = [error if no_connection else None] * (len(orders) + len(pings))
-        for asked, result in zip([*orders, *pings], results, strict=True):
-            if result is None:
-                self._spawn(self._alone(asked))
-            elif not asked.outcome.done():
+    async def _look(self) -> None:
+        """Answers pings. One that comes alone is answered at once; where there are many, they wait for each other."""
+        loop = asyncio.get_running_loop()
+        while self.pings:
+            self.next_look = max(self.next_look, loop.time() - LOOKS * GATHER_S) + GATHER_S
+            await asyncio.sleep(max(0.0, self.next_look - loop.time()))
+            pings, self.pings = list(self.pings), deque()
+            try:
+                results = await pool.run(_catch_up, pings)
+            except Exception as error:
+                self._failed(pings, error)
+                continue
+            for asked, result in zip(pings, results, strict=True):
                 _resolve(asked, result)
-        switchboard.tell(*changed)  # whoever asked has the news in the reply, which is on its way already
+        self.looking = False
+
+    def _failed(self, batch: Sequence[Asked], error: Exception) -> None:
+        """Whoever is at fault hears of it when it is tried alone; but nobody is when nothing can be tried."""
+        for asked in batch:
+            if isinstance(error.__cause__ or error, PoolTimeout):
+                _resolve(asked, error)
+            else:
+                self._spawn(self._alone(asked))
 
     async def _alone(self, asked: Asked) -> None:
         async with self.patient:
@@ -98,8 +123,7 @@ class Desk:
                 result = await pool.run(_settle_alone, asked)
             except Exception as error:
                 result = error
-        if not asked.outcome.done():
-            _resolve(asked, result)
+        _resolve(asked, result)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
@@ -107,21 +131,17 @@ class Desk:
         task.add_done_callback(self.tasks.discard)
 
 
-def _settle(orders: Sequence[Asked], pings: Sequence[Asked]) -> tuple[list[Any], list[Call]]:
-    """A result for each (an outcome, a list of calls, an exception to be raised, or None: to be tried again alone), and
-    the calls that changed."""
-    results: list[Any] = []
-    changed: list[Call] = []
-    if orders:
-        settled = switchboard.decide_together([asked.what for asked in orders], [asked.beat for asked in orders])
-        results += [outcome if outcome is None or outcome.held else NotHeld() for outcome in settled.outcomes]
-        changed = settled.changed
-    if pings:
-        strangers = presence.beat(dict(asked.beat for asked in pings if asked.beat), conf.stays_s())
-        found = switchboard.catch_up([asked.what for asked in pings])
-        for asked, calls in zip(pings, found, strict=True):
-            results.append(NotHeld() if asked.beat and asked.beat[1] in strangers else calls)
-    return results, changed
+def _settle(orders: Sequence[Asked]) -> switchboard.Settled:
+    return switchboard.decide_together([asked.what for asked in orders], [asked.beat for asked in orders])
+
+
+def _catch_up(pings: Sequence[Asked]) -> list[Any]:
+    strangers = presence.beat(dict(asked.beat for asked in pings if asked.beat), conf.stays_s())
+    found = switchboard.catch_up([asked.what for asked in pings])
+    return [
+        NotHeld() if asked.beat and asked.beat[1] in strangers else calls
+        for asked, calls in zip(pings, found, strict=True)
+    ]
 
 
 def _settle_alone(asked: Asked) -> Any:
@@ -131,6 +151,8 @@ def _settle_alone(asked: Asked) -> Any:
 
 
 def _resolve(asked: Asked, result: Any) -> None:
+    if asked.outcome.done():  # whoever asked is gone
+        return
     if isinstance(result, Exception):
         asked.outcome.set_exception(result)
     else:

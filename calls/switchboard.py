@@ -11,6 +11,7 @@ a batch that fails is tried again order by order.
 import datetime as dt
 import logging
 import uuid
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from importlib import import_module
 from typing import Any, NamedTuple
@@ -336,12 +337,13 @@ def catch_up(pages: Sequence[CatchUp]) -> list[list[machine.Call]]:
     """For each page, the user's live calls and those asked about in which the user has a leg."""
     people, asked = {page.key for page in pages}, {id for page in pages for id in page.asked}
     calls = models.calls_of(people, asked)
-    return [[call for call in calls if _concerns(call, page)] for page in pages]
-
-
-def _concerns(call: machine.Call, page: CatchUp) -> bool:
-    leg = machine.leg_of(call, page.key)
-    return leg is not None and (leg.state in machine.LIVE or call.id in page.asked)
+    of: defaultdict[str, list[tuple[machine.Call, machine.Leg]]] = defaultdict(list)
+    for call in calls:
+        for leg in call.legs:
+            of[leg.key].append((call, leg))
+    return [
+        [call for call, leg in of[page.key] if leg.state in machine.LIVE or call.id in page.asked] for page in pages
+    ]
 
 
 def calls_of(key: Key, asked: Iterable[uuid.UUID] = ()) -> list[machine.Call]:
