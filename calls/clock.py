@@ -10,7 +10,7 @@ import time
 
 from django.utils import timezone
 
-from calls import conf, machine, pool, switchboard
+from calls import conf, pool, switchboard
 from calls.switchboard import Perform
 
 log = logging.getLogger(__name__)
@@ -33,8 +33,7 @@ class Clock:
         now = timezone.now()
         if time.monotonic() - self.ticked > conf.get("CLOCK_S") + BLIND_S:
             self.watching_since = now
-        due = [Perform(call_id, machine.Due()) for call_id in switchboard.due_calls(now, BATCH)]
-        silent = [Perform(*each) for each in switchboard.silent_legs(now, self.watching_since)]
+        due, silent = switchboard.due(now, self.watching_since, BATCH)
         _act(due)
         _act(silent)
         if time.monotonic() - self.swept > SWEEP_S:

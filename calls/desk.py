@@ -20,7 +20,7 @@ from calls.switchboard import CatchUp, Order, Outcome
 from devices import presence
 
 MAX_BATCH = 64  # orders in one transaction
-GATHER_S = 0.2  # between two looks for pings, once more than LOOKS came one after the other
+GATHER_S = 0.5  # between two looks for pings, once more than LOOKS came one after the other
 LOOKS = 10
 
 

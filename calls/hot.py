@@ -87,6 +87,19 @@ READ = {
     "seen": "SELECT json_agg(json_build_array(id, last_seen_at)) FROM devices_device WHERE id = ANY({watched})",
     "users": "SELECT json_agg(person) FROM ({users}) person",
 }  # fmt: skip
+DUE = """
+    SELECT json_build_array((
+        SELECT coalesce(json_agg(id), '[]') FROM (
+            SELECT id FROM calls_call WHERE state <> 'ended' AND due_at <= $1::timestamptz
+            ORDER BY due_at LIMIT $4::integer
+        ) call
+    ), (
+        SELECT coalesce(json_agg(json_build_array(leg.call_id, leg.user_id::text, leg.device_id, last_seen_at)), '[]')
+        FROM calls_leg leg JOIN devices_device device ON device.id = leg.device_id
+        WHERE leg.state = 'joined' AND last_seen_at <= $2::timestamptz
+            AND (leg.online OR last_seen_at <= $3::timestamptz)
+    ))
+"""
 CAUGHT_UP = f"""
     WITH mine AS (
         SELECT call_id FROM calls_leg
@@ -159,7 +172,18 @@ def catch_up(people: Collection[str], asked: Collection[uuid.UUID]) -> list[Call
     return _calls(document) if document else []
 
 
+Due = tuple[list[uuid.UUID], list[tuple[uuid.UUID, str, uuid.UUID, dt.datetime]]]
+"""Calls that are due; and legs whose device is silent: call, person, device, when it was last seen."""
+
+
+def due(now: dt.datetime, limit: int, quiet: dt.datetime | None, gone: dt.datetime) -> Due:
+    """What a clock has to look for; see models.py."""
+    times = (time.isoformat().encode() if time else b"-infinity" for time in (now, quiet, gone))
+    return _due(prepared.ask(DUE, *times, str(limit).encode()))
+
+
 _world = msgspec.json.Decoder(World).decode
+_due = msgspec.json.Decoder(Due).decode
 _calls = msgspec.json.Decoder(list[Call]).decode
 _ids = msgspec.json.Decoder(set[uuid.UUID]).decode
 

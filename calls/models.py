@@ -162,6 +162,20 @@ def calls_of(people: Collection[str], asked: Collection[uuid.UUID]) -> list[mach
     return load_all(Call.objects.filter(pk__in=legs.values("call")))
 
 
+def due(now: dt.datetime, limit: int, quiet: dt.datetime | None, gone: dt.datetime) -> hot.Due:
+    """The calls whose deadline has passed, the longest overdue first; and unless `quiet` is None, the joined legs whose
+    device was last seen before it, those whom the others count as offline already only if it was before `gone`."""
+    if connection.vendor == "postgresql":
+        return hot.due(now, limit, quiet, gone)
+    calls = Call.objects.filter(~Q(state="ended"), due_at__lte=now).order_by("due_at").values_list("id", flat=True)
+    legs = (
+        Leg.objects.filter(state="joined", device__last_seen_at__lte=quiet).order_by() if quiet else Leg.objects.none()
+    )
+    legs = legs.filter(Q(online=True) | Q(device__last_seen_at__lte=gone))
+    rows = legs.values_list("call", "user", "device", "device__last_seen_at")
+    return list(calls[:limit]), [(call, str(user), device, seen) for call, user, device, seen in rows]
+
+
 class Change(NamedTuple):
     """What one decision changed."""
 

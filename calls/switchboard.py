@@ -19,7 +19,6 @@ from typing import Any, NamedTuple
 import msgspec
 from django.conf import settings
 from django.db import IntegrityError, transaction
-from django.db.models import Q
 from django.utils import timezone
 
 from calls import conf, machine, models
@@ -420,26 +419,20 @@ def sign_out_deactivated() -> None:
         sign_out(device, "deactivated")
 
 
-def due_calls(now: dt.datetime, limit: int) -> list[uuid.UUID]:
-    """Calls with a deadline that has passed, the longest overdue first."""
-    due = models.Call.objects.filter(~Q(state="ended"), due_at__lte=now).order_by("due_at")
-    return list(due.values_list("id", flat=True)[:limit])
-
-
-def silent_legs(now: dt.datetime, watching_since: dt.datetime) -> list[tuple[uuid.UUID, machine.Silent]]:
-    """Joined legs whose device was not heard from, with the command for each.
+def due(now: dt.datetime, watching_since: dt.datetime, limit: int) -> tuple[list[Perform], list[Perform]]:
+    """What a clock has to give: to calls with a deadline that has passed, the longest overdue first, and to joined legs
+    whose device was not heard from.
 
     Nobody can be heard while no server runs: silence counts from `watching_since` at the earliest.
     """
     deadlines = conf.deadlines()
     quiet = now - dt.timedelta(seconds=deadlines.device_silent)
     gone = now - dt.timedelta(seconds=min(deadlines.caller_silent, deadlines.leg_lost))
-    if watching_since > quiet:
-        return []
-    legs = models.Leg.objects.filter(state="joined", device__last_seen_at__lte=quiet)
-    legs = legs.filter(Q(online=True) | Q(device__last_seen_at__lte=gone)).order_by()
-    rows = legs.values_list("call", "user", "device", "device__last_seen_at")
-    return [(call, machine.Silent(str(user), device, max(seen, watching_since))) for call, user, device, seen in rows]
+    calls, legs = models.due(now, limit, None if watching_since > quiet else quiet, gone)
+    silent = [
+        Perform(call, machine.Silent(user, device, max(seen, watching_since))) for call, user, device, seen in legs
+    ]
+    return [Perform(call, machine.Due()) for call in calls], silent
 
 
 def signal(call: machine.Call, seat: Seat, to: str, body: msgspec.Raw) -> None:

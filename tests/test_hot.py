@@ -150,6 +150,26 @@ def test_both_catch_up_with_the_same(story, seats, upto, monkeypatch):
 
 
 @on_postgresql
+@pytest.mark.parametrize("online", [True, False])
+def test_both_find_the_same_due(story, seats, online, monkeypatch):
+    with transaction.atomic():
+        models.store(story[:2], [], NOW)
+    call = story[0].after.id
+    Leg.objects.filter(dir="in").update(online=online)
+    hour = dt.timedelta(hours=1)
+    limits = [(NOW - hour, 10, NOW - hour, NOW - hour), (NOW + 9 * hour, 10, NOW + hour, NOW - hour)]
+    limits += [(NOW + 9 * hour, 0, NOW + hour, NOW + hour), (NOW + 9 * hour, 10, None, NOW + hour)]
+    found = {}
+    for vendor in ("postgresql", "the ORM"):
+        monkeypatch.setattr(connection, "vendor", vendor)
+        found[vendor] = [(calls, sorted(legs)) for calls, legs in (models.due(*each) for each in limits)]
+        monkeypatch.undo()
+    alice, bob = ((call, seat.key, seat.device, NOW) for seat in seats)
+    some, both = ([alice, bob] if online else [alice]), [alice, bob]
+    assert found["postgresql"] == found["the ORM"] == [([], []), ([call], some), ([], both), ([call], [])]
+
+
+@on_postgresql
 def test_the_statements_are_prepared(story):
     with transaction.atomic():
         models.store(story[:1], [], NOW)
