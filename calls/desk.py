@@ -20,8 +20,8 @@ from calls.switchboard import CatchUp, Order, Outcome
 from devices import presence
 
 MAX_BATCH = 64  # orders in one transaction
-GATHER_S = 0.5  # between two looks for pings, once more than LOOKS came one after the other
-LOOKS = 10
+GATHER_S = 0.25  # the longest that a ping waits for others
+PAUSE_S = 0.01  # for each ping but one of the last look: so they are gathered from 100 a second on
 
 
 class NotHeld(Exception):
@@ -45,7 +45,6 @@ class Desk:
         self.loop: asyncio.AbstractEventLoop | None = None
         self.tasks: set[asyncio.Task[None]] = set()
         self.working = self.looking = False
-        self.next_look = 0.0
         self.patient = asyncio.Semaphore(max(1, conf.get("DB_THREADS") // 2))  # the other threads wait for no lock
 
     @overload
@@ -94,11 +93,8 @@ class Desk:
         self.working = False
 
     async def _look(self) -> None:
-        """Answers pings. One that comes alone is answered at once; where there are many, they wait for each other."""
-        loop = asyncio.get_running_loop()
+        """Answers pings: a few at once; the more there are, the longer the next ones wait for each other."""
         while self.pings:
-            self.next_look = max(self.next_look, loop.time() - LOOKS * GATHER_S) + GATHER_S
-            await asyncio.sleep(max(0.0, self.next_look - loop.time()))
             pings, self.pings = list(self.pings), deque()
             try:
                 results = await pool.run(_catch_up, pings)
@@ -107,6 +103,7 @@ class Desk:
                 continue
             for asked, result in zip(pings, results, strict=True):
                 _resolve(asked, result)
+            await asyncio.sleep(min(GATHER_S, PAUSE_S * (len(pings) - 1)))
         self.looking = False
 
     def _failed(self, batch: Sequence[Asked], error: Exception) -> None:
