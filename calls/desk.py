@@ -17,11 +17,10 @@ from psycopg_pool import PoolTimeout
 from calls import conf, pool, switchboard
 from calls.machine import Call
 from calls.switchboard import CatchUp, Order, Outcome
-from devices import presence
 
 MAX_BATCH = 64  # orders in one transaction
 GATHER_S = 0.25  # the longest that a ping waits for others
-PAUSE_S = 0.01  # for each ping but one of the last look: so they are gathered from 100 a second on
+PAUSE_S = 0.015  # for each ping but one of the last look: so they are gathered from 70 a second on
 
 
 class NotHeld(Exception):
@@ -80,7 +79,7 @@ class Desk:
         while self.orders:
             orders = [self.orders.popleft() for _ in range(min(len(self.orders), MAX_BATCH))]
             try:
-                settled = await pool.run_next(_settle, orders)
+                settled = await pool.run_in("orders", _settle, orders)
             except Exception as error:
                 self._failed(orders, error)
                 continue
@@ -97,7 +96,7 @@ class Desk:
         while self.pings:
             pings, self.pings = list(self.pings), deque()
             try:
-                results = await pool.run(_catch_up, pings)
+                results = await pool.run_in("pings", _catch_up, pings)
             except Exception as error:
                 self._failed(pings, error)
                 continue
@@ -133,8 +132,8 @@ def _settle(orders: Sequence[Asked]) -> switchboard.Settled:
 
 
 def _catch_up(pings: Sequence[Asked]) -> list[Any]:
-    strangers = presence.beat(dict(asked.beat for asked in pings if asked.beat), conf.stays_s())
-    found = switchboard.catch_up([asked.what for asked in pings])
+    beats = dict(asked.beat for asked in pings if asked.beat)
+    found, strangers = switchboard.catch_up([asked.what for asked in pings], beats)
     return [
         NotHeld() if asked.beat and asked.beat[1] in strangers else calls
         for asked, calls in zip(pings, found, strict=True)
@@ -143,7 +142,7 @@ def _catch_up(pings: Sequence[Asked]) -> list[Any]:
 
 def _settle_alone(asked: Asked) -> Any:
     if isinstance(asked.what, CatchUp):
-        return switchboard.catch_up([asked.what])[0]
+        return switchboard.catch_up([asked.what])[0][0]
     return switchboard.settle([asked.what])[0]
 
 

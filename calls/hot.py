@@ -9,12 +9,13 @@ fresh, and a joined one would be as old as the statement. So calls are locked by
 import datetime as dt
 import itertools
 import uuid
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
 import msgspec
 from django.contrib.auth import get_user_model
+from django.utils import timezone
 from msgspec import Struct
 
 from calls import machine
@@ -166,10 +167,16 @@ def lock(call_ids: Collection[uuid.UUID], *, skip_locked: bool = False) -> list[
     return [call for call in _world(world).calls or () if call.id in ids]
 
 
-def catch_up(people: Collection[str], asked: Collection[uuid.UUID]) -> list[Call]:
-    """The calls in which these people have live legs, and those asked about in which they have any."""
-    document = prepared.ask(_caught_up(), prepared.array(people), prepared.array(asked))
-    return _calls(document) if document else []
+def catch_up(
+    people: Collection[str], asked: Collection[uuid.UUID], beats: Mapping[uuid.UUID, uuid.UUID], stays_s: float
+) -> tuple[list[Call], set[uuid.UUID]]:
+    """The calls of these people, and sockets whose device is no longer theirs; see models.py."""
+    statements: list[prepared.Statement] = [(_caught_up(), prepared.array(people), prepared.array(asked))]
+    if beats:
+        now = timezone.now()
+        statements.append(presence.beating(beats, now, now + dt.timedelta(seconds=stays_s)))
+    calls, *theirs = prepared.ask_all(statements)
+    return _calls(calls or b"[]"), presence.strangers(beats, theirs[0]) if beats else set()
 
 
 Due = tuple[list[uuid.UUID], list[tuple[uuid.UUID, str, uuid.UUID, dt.datetime]]]

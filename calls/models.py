@@ -2,7 +2,7 @@
 
 import datetime as dt
 import uuid
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -12,6 +12,7 @@ from django.db import connection, models
 from django.db.models import Q
 
 from calls import conf, hot, machine
+from devices import presence
 from devices.models import Device
 
 LIVE = Q(state__in=machine.LIVE)
@@ -154,12 +155,16 @@ def load_all(rows: "models.QuerySet[Call]") -> list[machine.Call]:
     ]
 
 
-def calls_of(people: Collection[str], asked: Collection[uuid.UUID]) -> list[machine.Call]:
-    """The calls in which these people have live legs, and those asked about in which they have any."""
+def catch_up(
+    people: Collection[str], asked: Collection[uuid.UUID], beats: Mapping[uuid.UUID, uuid.UUID]
+) -> tuple[list[machine.Call], set[uuid.UUID]]:
+    """The calls in which these people have live legs, and those asked about in which they have any. The devices of
+    `beats` are heard from on these sockets; the sockets whose device is no longer theirs come second."""
     if connection.vendor == "postgresql":
-        return hot.catch_up(people, asked)
+        return hot.catch_up(people, asked, beats, conf.stays_s())
+    strangers = presence.beat(beats, conf.stays_s())
     legs = Leg.objects.filter(LIVE | Q(call__in=asked), user__in=people).order_by()
-    return load_all(Call.objects.filter(pk__in=legs.values("call")))
+    return load_all(Call.objects.filter(pk__in=legs.values("call"))), strangers
 
 
 def due(now: dt.datetime, limit: int, quiet: dt.datetime | None, gone: dt.datetime) -> hot.Due:

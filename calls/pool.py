@@ -21,6 +21,8 @@ T = TypeVar("T")
 
 KEEP_S = 1.0  # without work; then a lasting connection goes back to Django's pool
 
+LANES = ("orders", "pings")
+
 # The database is away, or too slow to be waited for. Anything else that it raises is a fault of ours.
 AWAY = (OperationalError, InterfaceError, PoolTimeout)
 
@@ -52,9 +54,9 @@ class Lasting:
     shows when it is used; whoever runs a job has to be ready to run it again elsewhere.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, name: str) -> None:
         self.jobs: SimpleQueue[Callable[[], None]] = SimpleQueue()
-        self.thread = threading.Thread(target=self._live, name="calls-desk", daemon=True)
+        self.thread = threading.Thread(target=self._live, name=f"calls-{name}", daemon=True)
         self.thread.start()
 
     def submit(self, work: Callable[[], T]) -> "Future[T]":
@@ -83,11 +85,19 @@ class Lasting:
 
 
 @cache
-def lasting() -> Lasting:
-    """The thread, made when first needed."""
-    return Lasting()
+def lane(name: str) -> Lasting:
+    """The thread of this name, made when first needed."""
+    return Lasting(name)
 
 
-async def run_next(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Runs work that waits for no lock, one piece after another, on a connection that may have gone meanwhile."""
-    return await asyncio.wrap_future(lasting().submit(partial(work, *args, **kwargs)))
+async def run_in(name: str, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Runs work that waits for no lock in the thread of this name, one piece after another, on a connection that may
+    have gone meanwhile."""
+    return await asyncio.wrap_future(lane(name).submit(partial(work, *args, **kwargs)))
+
+
+def close() -> None:
+    """Ends all threads, and gives their connections back."""
+    executor().shutdown()
+    for name in LANES:
+        lane(name).submit(connections.close_all).result()

@@ -12,7 +12,7 @@ import datetime as dt
 import logging
 import uuid
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import import_module
 from typing import Any, NamedTuple
 
@@ -332,22 +332,27 @@ class CatchUp(NamedTuple):
     asked: frozenset[uuid.UUID] = frozenset()
 
 
-def catch_up(pages: Sequence[CatchUp]) -> list[list[machine.Call]]:
-    """For each page, the user's live calls and those asked about in which the user has a leg."""
+def catch_up(
+    pages: Sequence[CatchUp], beats: Mapping[uuid.UUID, uuid.UUID] | None = None
+) -> tuple[list[list[machine.Call]], set[uuid.UUID]]:
+    """For each page, the user's live calls and those asked about in which the user has a leg.
+
+    The devices of `beats` are heard from on these sockets; returns the sockets whose device is no longer theirs, too.
+    """
     people, asked = {page.key for page in pages}, {id for page in pages for id in page.asked}
-    calls = models.calls_of(people, asked)
+    calls, strangers = models.catch_up(people, asked, beats or {})
     of: defaultdict[str, list[tuple[machine.Call, machine.Leg]]] = defaultdict(list)
     for call in calls:
         for leg in call.legs:
             of[leg.key].append((call, leg))
-    return [
-        [call for call, leg in of[page.key] if leg.state in machine.LIVE or call.id in page.asked] for page in pages
-    ]
+    live = machine.LIVE
+    found = [[call for call, leg in of[page.key] if leg.state in live or call.id in page.asked] for page in pages]
+    return found, strangers
 
 
 def calls_of(key: Key, asked: Iterable[uuid.UUID] = ()) -> list[machine.Call]:
     """The same for one page."""
-    return catch_up([CatchUp(str(key), frozenset(asked))])[0]
+    return catch_up([CatchUp(str(key), frozenset(asked))])[0][0]
 
 
 def is_back(call: machine.Call, key: str, device: uuid.UUID) -> bool:

@@ -1,5 +1,5 @@
-"""Prepared statements on Django's PostgreSQL connection, inside whatever transaction it is in: several go in one
-message and come back in one, each with texts for its parameters and one JSON document for an answer.
+"""Prepared statements on Django's PostgreSQL connection, inside whatever transaction it is in, or in one of their own:
+several go in one message and come back in one, each with texts for its parameters and one JSON document for an answer.
 
 Django's cursors send each statement by itself, and parse it and convert each value each time. That costs several times
 what the statement costs, so the few of the hot path go through psycopg's own binding of libpq instead.
@@ -49,11 +49,14 @@ def ask_all(statements: Iterable[Statement], *, commit: bool = False) -> list[by
         link: Any = connection.connection
         server: pq.abc.PGconn = link.pgconn
         asked = list(statements)
-        if not link.autocommit and server.transaction_status == pq.TransactionStatus.IDLE:
-            answers = _run(link, server, [*BEGIN, *asked, *[COMMIT] * commit])[len(BEGIN) :]
-        else:
-            answers = _run(link, server, [*asked, *[COMMIT] * commit])
-        return answers[: len(asked)]
+        fresh = server.transaction_status == pq.TransactionStatus.IDLE
+        begin, end = BEGIN if fresh else (), (COMMIT,) if commit or link.autocommit else ()
+        try:
+            answers = _run(link, server, [*begin, *asked, *end])
+        finally:
+            if link.autocommit and server.transaction_status == pq.TransactionStatus.INERROR:
+                server.exec_(b"ROLLBACK")
+        return answers[len(begin) : len(begin) + len(asked)]
 
 
 def _run(link: Any, server: pq.abc.PGconn, asked: list[Statement]) -> list[bytes]:

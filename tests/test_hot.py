@@ -142,8 +142,8 @@ def test_both_catch_up_with_the_same(story, seats, upto, monkeypatch):
     found = {}
     for vendor in ("postgresql", "the ORM"):
         monkeypatch.setattr(connection, "vendor", vendor)
-        found[vendor] = [models.calls_of([seats[1].key], asked) for asked in ([], [call.id], [uuid.uuid4()])]
-        found[vendor].append(models.calls_of(["0"], [call.id]))
+        found[vendor] = [models.catch_up([seats[1].key], asked, {})[0] for asked in ([], [call.id], [uuid.uuid4()])]
+        found[vendor].append(models.catch_up(["0"], [call.id], {})[0])
         monkeypatch.undo()
     live = [] if call.state == "ended" else [call]
     assert found["postgresql"] == found["the ORM"] == [live, [call], live, []]
@@ -187,7 +187,7 @@ def test_nothing_asked_is_no_error():
         assert hot.lock([]) == []
         nothing = hot.Wanted(set(), set(), set(), set(), set(), set(), {})
         assert hot.gather(nothing, now=NOW, until=NOW) == hot.World()
-    assert hot.catch_up([], []) == []
+    assert hot.catch_up([], [], {}, 35) == ([], set())
 
 
 @on_postgresql

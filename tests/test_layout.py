@@ -20,11 +20,11 @@ MAY_IMPORT = {
     "calls.machine": set(),
     "calls.protocol": {"calls.machine"},
     "calls.conf": {"calls.machine"},
-    "calls.models": {"calls.machine", "calls.conf", "calls.hot", "devices.models"},
+    "calls.models": {"calls.machine", "calls.conf", "calls.hot", "devices.models", "devices.presence"},
     "calls.hot": {"calls.machine", "devices.models", "devices.prepared", "devices.presence"},
     "calls.facts": {"calls.machine", "calls.conf", "calls.models", "calls.hot"}
     | {"devices.models", "devices.policy", "devices.presence"},
-    "calls.desk": {"calls.machine", "calls.conf", "calls.pool", "calls.switchboard", "devices.presence"},
+    "calls.desk": {"calls.machine", "calls.conf", "calls.pool", "calls.switchboard"},
     "calls.hub": set(),
     "calls.pool": {"calls.conf"},
     "calls.ice": {"calls.conf"},
