@@ -1,83 +1,6 @@
 // What people see: plain facts in, filled <template> elements out; clicks in, actions out. It decides nothing of a call
 // (the buttons follow the facts it is given) and writes text only with textContent.
-
-// ── words ───────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-export function clock(seconds) {
-  const s = Math.max(0, Math.floor(seconds));
-  const two = (n) => String(n).padStart(2, "0");
-  const minutes = Math.floor(s / 60) % 60;
-  return s < 3600 ? `${minutes}:${two(s % 60)}` : `${Math.floor(s / 3600)}:${two(minutes)}:${two(s % 60)}`;
-}
-
-// How an ended call is told to this user: {title, detail, missed}.
-export function endedWords(view, user) {
-  const mine = view.legs.find((leg) => leg.user === user);
-  const name = view.legs.find((leg) => leg.user !== user)?.name ?? "";
-  if (mine.dir === "in" && ["missed", "cancelled", "busy", "unreachable"].includes(mine.state)) {
-    const detail = mine.state === "busy" ? "You were on another call." : "";
-    return { title: `Missed call from ${name}`, detail, missed: true };
-  }
-  const length = view.secs ? `The call took ${clock(view.secs)}.` : "";
-  const words = {
-    completed: ["Call ended", length],
-    cancelled: ["Call cancelled", ""],
-    rejected: mine.dir === "in" ? [`You declined ${name}’s call`, ""] : [`${name} declined the call`, ""],
-    no_answer: [`${name} did not answer`, "Try again in a little while."],
-    unreachable: [`${name} could not be reached`, "None of their devices is connected."],
-    busy: [`${name} is on another call`, "Try again in a little while."],
-    lost: ["The call was lost", "One side’s connection did not come back."],
-    operator: ["Ended by the operator", length],
-    expired: ["Call ended", "It reached the longest time a call may take."],
-  };
-  const [title, detail] = words[view.reason] ?? ["Call ended", length];
-  return { title, detail, missed: false };
-}
-
-// A refusal, as a sentence that says what to do.
-export function refusalWords(error, name = "This person") {
-  const { code, active, device } = error ?? {};
-  const words = {
-    not_found: `${name} cannot be called, or the call is over.`,
-    not_allowed: "That is not possible in this call now.",
-    limit_reached: active
-      ? `You already have ${active} outgoing ${active > 1 ? "calls" : "call"}, and no more are allowed. Hang up first.`
-      : "The operator does not allow you to place calls.",
-    answered_elsewhere: `Answered on ${device ?? "another device"}.`,
-    call_ended: "The call is already over.",
-    in_call: "This device is in another call. Hang up there first.",
-    full: "This call is full.",
-    multi_device_off: "The operator has not allowed ringing several devices for you. Ask them to switch it on.",
-    conflict: "Something went wrong with this call. Call again.",
-    expired: "You were offline too long for this call. Try again.",
-    rate_limited: "That was too quick. Wait a moment, then try again.",
-    unavailable: "The server could not do that just now. Try again in a moment.",
-    bad_frame: "The server did not understand this page. Load it again.",
-    closed: "The connection was closed. Load the page again.",
-  };
-  return words[code] ?? "That did not work. Try again.";
-}
-
-// What is missing of microphone and camera, and what to do about it.
-export function problemWords(problem) {
-  const words = {
-    insecure: "Your browser allows microphone and camera only on a secure (https) page. You can listen and watch.",
-    denied: "Your microphone is blocked. Allow it beside the address bar; until then you can only listen.",
-    no_microphone: "No microphone was found. Plug one in; until then you can only listen.",
-    microphone_in_use: "Another program is using the microphone. Close it, then unmute.",
-    camera_denied: "Your camera is blocked. Allow it beside the address bar to be seen.",
-    no_camera: "No camera was found, so you are not seen.",
-    camera_in_use: "Another program is using the camera. Close it, then switch the camera on.",
-  };
-  return words[problem] ?? "";
-}
-
-const GATES = {
-  device_in_use: ["Calls are open in another tab", "Each device has one live page. Use it here, and the other tab stops."],
-  replaced: ["Calls moved to another tab", "Another tab of this device took over. You can take it back."],
-  signed_out: ["You are signed out", "Sign in again to make and receive calls on this device."],
-  refused: ["This page cannot connect", "The server did not accept it. Load the page again."],
-};
+import { callWords, clock, gateWords, inCallWords, incomingWords, mediaWords, outgoingWords, peopleWords, permissionWords, presenceWords } from "./words.js";
 
 export function initials(name) {
   const words = name.trim().split(/\s+/).filter(Boolean);
@@ -285,23 +208,20 @@ export class Screens {
       (one) => {
         const row = this.#make("t-person");
         for (const button of row.querySelectorAll("button")) {
-          button.title = `${button.dataset.kind === "video" ? "Video call" : "Call"} ${one.name}`;
+          button.title = callWords(button.dataset.kind, one.name);
           setLabel(button, button.title);
         }
         return row;
       },
       (row, one) => {
-        fill(row, { person: one, name: one.name, status: one.online ? "Online" : "Offline" });
+        fill(row, { person: one, name: one.name, status: presenceWords(one.online) });
         row.querySelector(".dot").dataset.link = one.online ? "on" : "off";
         for (const button of row.querySelectorAll("button")) button.disabled = !facts.mayCall;
       },
     );
     const none = this.#id("people-none");
     setHidden(none, facts.people.list.length > 0);
-    const { state, query } = facts.people;
-    if (state === "failed") setText(none, "The list of people cannot be loaded now. It will be tried again.");
-    else if (state === "loading") setText(none, "Loading…");
-    else setText(none, query ? `Nobody is called “${query}”.` : "There is nobody else here yet.");
+    setText(none, peopleWords(facts.people));
   }
 
   #notices(notices) {
@@ -319,19 +239,12 @@ export class Screens {
         const card = this.#make("t-incoming");
         card.id = `incoming-${one.key}`;
         setIcon(card, "answer", one.kind === "video" ? "video" : "phone");
-        setLabel(card, `${one.person.name} is calling`);
         return card;
       },
       (card, one) => {
-        const video = one.kind === "video";
-        fill(card, {
-          person: one.person,
-          name: one.person.name,
-          what: one.answering ? "Connecting…" : video ? "Incoming video call" : "Incoming call",
-          answer: one.inCall ? "Hang up & answer" : "Answer",
-          warning: one.warning,
-          blocked: soundBlocked,
-        });
+        const { what, answer, label } = incomingWords(one);
+        setLabel(card, label);
+        fill(card, { person: one.person, name: one.person.name, what, answer, warning: one.warning, blocked: soundBlocked });
         card.toggleAttribute("data-still", one.answering);
         for (const button of card.querySelectorAll(".call-button")) button.disabled = one.answering;
       },
@@ -363,39 +276,28 @@ export class Screens {
 
   // Each scene: its element and its facts.
   #scenes = {
-    outgoing: (scene, { person, kind, phase, offline, media, preview }) => {
-      const state = {
-        starting: kind === "video" ? "Starting your camera…" : "Starting your microphone…",
-        calling: "Calling…",
-        ringing: "Ringing…",
-        not_reached: "Not reached yet…",
-      }[phase];
-      const first = person.name;
-      const waiting = phase === "not_reached" && `No device of ${first} rings yet. It is tried for a while longer.`;
-      const hint = phase !== "ringing" && offline ? `${first} is offline at the moment.` : waiting;
+    outgoing: (scene, facts) => {
+      const { person, kind, phase, media, preview } = facts;
       scene.querySelector("[data-pulse]").dataset.pulse = phase === "starting" ? "" : "on";
-      fill(scene, { person, name: first, state, hint, preview, controls: phase !== "starting", ...buttons(media, kind) });
+      fill(scene, {
+        person,
+        name: person.name,
+        ...outgoingWords(facts),
+        preview,
+        controls: phase !== "starting",
+        ...buttons(media, kind),
+      });
       toggles(scene, media);
     },
     in_call: (scene, facts) => {
-      const { person, kind, seconds, link, online, theirMic, theirCam, quality, media, preview, soundBlocked } = facts;
-      const first = person.name;
+      const { person, kind, seconds, link, theirCam, media, preview, soundBlocked } = facts;
       const faceless = !theirCam || link === "connecting";
-      const trouble = !online
-        ? `${first} is reconnecting…`
-        : link === "down"
-          ? "Reconnecting…"
-          : "";
       fill(scene, {
         person,
-        name: first,
+        name: person.name,
         clock: link === "connecting" ? "" : clock(seconds),
-        state: link === "connecting" ? "Connecting…" : kind === "video" && !theirCam ? "Camera is off" : "",
-        quality: quality === "weak" && !trouble ? "· Weak connection" : "",
+        ...inCallWords(facts),
         faceless,
-        muted: theirMic ? "" : `${first} is muted`,
-        trouble,
-        problem: problemWords(media.problem),
         preview,
         blocked: soundBlocked,
         ...buttons(media, kind),
@@ -408,15 +310,7 @@ export class Screens {
       fill(scene, { person, title, detail, again });
       setIcon(scene, "again", kind === "video" ? "video" : "phone");
     },
-    permission: (scene, { problem, person }) => {
-      const insecure = problem === "insecure";
-      fill(scene, {
-        title: insecure ? "This page is not secure" : "Your microphone is blocked",
-        detail: insecure
-          ? `Browsers allow the microphone only on https pages. You can go on and only listen to ${person.name}.`
-          : `To speak with ${person.name}, allow the microphone: click the sign beside the address bar, choose “Allow”, then try again.`,
-      });
-    },
+    permission: (scene, { problem, person }) => fill(scene, permissionWords(problem, person.name)),
   };
 
   #gate({ gate, login }) {
@@ -427,7 +321,7 @@ export class Screens {
     box.replaceChildren();
     if (!gate) return;
     const card = this.#make("t-gate");
-    const [title, detail] = GATES[gate];
+    const { title, detail } = gateWords(gate);
     fill(card, { title, detail, take: gate === "device_in_use" || gate === "replaced", login: gate === "signed_out" });
     card.querySelector("#sign-in").href = login;
     box.append(card);
@@ -449,13 +343,8 @@ export class Screens {
   }
 }
 
-// The words on a button say what it does, so its state needs no other telling.
 function buttons(media, kind) {
-  return {
-    mic: media?.mic ? "Mute" : "Unmute",
-    cam: media?.cam ? "Camera off" : "Camera on",
-    camera: kind === "video",
-  };
+  return { ...mediaWords(media), camera: kind === "video" };
 }
 
 function toggles(scene, media) {
