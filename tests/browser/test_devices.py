@@ -84,7 +84,8 @@ def test_continue_here_moves_the_call_and_the_media_with_it(alice, sign_in):
     laptop.has_media()
     alice.has_media()
     expect(phone.notices).to_contain_text("Answered on")
-    assert phone.page.evaluate("window.connections.every((one) => one.connectionState === 'closed')")
+    closed = "window.connections.every((one) => one.connectionState === 'closed')"
+    phone.page.wait_for_function(closed, timeout=5000)
     laptop.presses("mic")
     expect(alice.page.get_by_text("Bob is muted")).to_be_visible()
     phone.page.get_by_role("button", name="Continue here").click()

@@ -1,8 +1,46 @@
 // What the screens show, from what is so: pure, without DOM, socket or clock. Screens fills templates with the result.
-import { elsewhereWords, endedWords, missedWords, multiWords } from "./words.js";
+import { elsewhereWords, endedWords, groupWords, missedWords, multiWords, notificationWords } from "./words.js";
 import { myLeg, otherLegs, personOf, place } from "./state.js";
 
 const NOT_REACHED_MS = 10_000;
+const WEAK = { rtt: 800, loss: 0.1 }; // ms; share of packets
+const FAIR = { rtt: 350, loss: 0.03 };
+
+// The people in their order: favourites, whom I talked with last, the others; a search shows what it found.
+// Returns [{key, group}] for headings and [{key, id, name, online, favourite}] for people.
+export function peopleFacts({ list, query, favourites, recent }) {
+  const liked = new Set(favourites.map((one) => one.id));
+  const known = new Map(list.map((one) => [one.id, one]));
+  const row = (one) => ({ ...one, ...known.get(one.id), key: one.id, favourite: liked.has(one.id) });
+  if (query.trim()) return list.map(row);
+  const lately = recent.filter((one) => !liked.has(one.id));
+  const shown = new Set([...liked, ...lately.map((one) => one.id)]);
+  const groups = Object.entries({ favourites, recent: lately, others: list.filter((one) => !shown.has(one.id)) });
+  const filled = groups.filter(([, people]) => people.length);
+  return filled.flatMap(([group, people]) => [
+    ...(shown.size ? [{ key: `group:${group}`, group: groupWords(group) }] : []),
+    ...people.map(row),
+  ]);
+}
+
+// A word for what was measured: good · slow (sound comes late) · unsteady · weak.
+export function qualityOf(measured) {
+  if (!measured) return "good";
+  const { rtt, loss } = measured;
+  if (rtt > WEAK.rtt || loss > WEAK.loss) return "weak";
+  if (loss > FAIR.loss) return "unsteady";
+  return rtt > FAIR.rtt ? "slow" : "good";
+}
+
+// What is to be noticed by somebody who looks elsewhere.
+export function ringingFacts(phone, me, now) {
+  return phone.incoming
+    .filter(({ view }) => !phone.answering.has(view.id) && !phone.hushed.has(view.id))
+    .map(({ view, ringUntil }) => {
+      const words = notificationWords({ person: personOf(view, me), kind: view.kind });
+      return { key: view.id, ...words, ms: ringUntil - now };
+    });
+}
 
 // What stands beside the people: the line's switch.
 export function multiFacts(line, online) {
@@ -17,6 +55,7 @@ export function incomingFacts(phone, me) {
     person: personOf(view, me),
     kind: view.kind,
     answering: phone.answering.has(view.id),
+    hushed: phone.hushed.has(view.id),
     inCall,
   }));
 }
@@ -40,7 +79,7 @@ export function stageFacts({ phone, sessions, me, now, since, online, soundBlock
   }
   if (view) {
     const seconds = (now - calls[view.id].startedAt) / 1000;
-    return { ...inCall(view, me, sessions.get(view.id)), seconds, soundBlocked };
+    return { ...inCall(view, me, sessions, sessions.get(view.id)), seconds, soundBlocked };
   }
   const ended = over && calls[over]?.view;
   if (!ended) return null;
@@ -48,23 +87,33 @@ export function stageFacts({ phone, sessions, me, now, since, online, soundBlock
 }
 
 function outgoing(who, session) {
-  return { screen: "outgoing", ...who, media: session?.media, preview: Boolean(session?.preview) };
+  return { screen: "outgoing", ...who, media: session?.media, preview: Boolean(session?.preview), ...mirror(session) };
 }
 
-function inCall(view, me, session) {
+function mirror(session) {
+  return { mirrored: session?.media.mirrored ?? true };
+}
+
+function inCall(view, me, sessions, session) {
   const leg = otherLegs(view, me)[0];
+  const shown = session && sessions.shown(session, leg.user);
+  const agreed = session?.video === "on" || view.legs.some((one) => one.cam);
   return {
     screen: "in_call",
     key: view.id,
     person: { id: leg.user, name: leg.name },
-    kind: view.kind,
-    link: session?.peers.get(leg.user)?.peer.link ?? "connecting",
+    video: view.kind === "video" || agreed,
+    link: shown?.peer.link ?? "connecting",
     online: leg.online,
     theirMic: leg.mic,
-    theirCam: view.kind === "video" && leg.cam,
-    quality: session?.weak ? "weak" : "good",
-    media: session?.media ?? { mic: true, cam: false, problem: null },
+    theirCam: leg.cam,
+    theirScreen: leg.cam && Boolean(shown?.screen),
+    quality: qualityOf(session?.quality),
+    asking: session?.video === "asking",
+    asked: session?.video === "asked",
+    media: session?.media ?? { mic: true, cam: false, screen: false, problem: null },
     preview: Boolean(session?.preview),
+    ...mirror(session),
   };
 }
 

@@ -1,7 +1,11 @@
 // Wires the rest: frames into the phone, the phone into sessions and screens, clicks into commands.
 // It is the only module that uses all others; what the others share are the pure ones, state.js and words.js.
+import { Attention } from "./attention.js";
+import { Check } from "./check.js";
 import { Identity, uuid } from "./device.js";
-import { incomingFacts, multiFacts, noticeFacts, stageFacts } from "./facts.js";
+import { incomingFacts, multiFacts, noticeFacts, peopleFacts, ringingFacts, stageFacts } from "./facts.js";
+import { Gear } from "./gear.js";
+import { Outbox } from "./outbox.js";
 import { Media, Peer, permitted } from "./peer.js";
 import { People } from "./people.js";
 import { Phone } from "./phone.js";
@@ -16,6 +20,8 @@ import { bannerWords, linkWords, refusalWords, spoken, titleWords } from "./word
 const OFFLINE_BANNER_MS = 1_500;
 const PEOPLE_EVERY_MS = 15_000;
 const QUALITY_EVERY_MS = 2_000;
+const TICK_MS = 500;
+const ASLEEP_MS = 15_000; // no tick for so long: the machine slept
 
 const boot = JSON.parse(document.getElementById("boot").textContent);
 const me = boot.user;
@@ -33,9 +39,35 @@ let welcomed = false;
 let trouble = null; // why the connection was lost, when the server said so
 
 const identity = new Identity(me.id, location.search);
+const outbox = new Outbox(`${me.id} ${location.search}`);
 const sounds = new Sounds(soundIsBlocked);
-const screens = new Screens(document, act, (query) => people.search(query));
-const people = new People({ url: boot.people, onChange: update, onSignedOut: () => (socket.stop(), close("signed_out")) });
+const gear = new Gear({ onChange: update });
+const check = new Check({
+  Media, timers,
+  choice: () => gear.choice,
+  onLevel: (share) => screens.level(share),
+  onChange: update,
+});
+const screens = new Screens(document, {
+  onAction: act,
+  onSearch: (query) => people.search(query),
+  onGear: changeGear,
+  onGearClosed: () => check.close(),
+});
+const attention = new Attention({
+  document,
+  icons: { still: document.body.dataset.icon, ringing: document.body.dataset.iconRinging },
+  onAction: act,
+});
+const people = new People({
+  me: me.id,
+  url: boot.people,
+  onChange: update,
+  onSignedOut: () => {
+    socket.stop();
+    close("signed_out");
+  },
+});
 
 const socket = new Socket({
   url: new URL(boot.socket, location.href.replace(/^http/, "ws")).href,
@@ -58,10 +90,17 @@ const socket = new Socket({
   },
 });
 
-const sessions = new Sessions({ me: me.id, timers, socket, ice: () => ice, Media, Peer, onChange: update });
+const sessions = new Sessions({
+  me: me.id, timers, socket, now, Media, Peer,
+  ice: () => ice,
+  choice: () => gear.choice,
+  onVideo: (session, answer) => phone.videoAnswered(session, answer),
+  onChange: update,
+});
 
 const phone = new Phone({
-  me: me.id, socket, sessions, sounds, timers, now, uuid, permitted, onChange: update,
+  me: me.id, socket, outbox, sessions, sounds, timers, now, uuid, permitted, onChange: update,
+  onPlaced: (person) => people.met(person),
   say: (words) => screens.say(words),
   toast: (words) => screens.toast(words),
 });
@@ -94,11 +133,33 @@ const actions = {
   call: ({ key, kind }) => phone.call(people.find(key), kind),
   "call-again": ({ key }) => phone.callAgain(key),
   answer: ({ key }) => phone.answer(key),
+  "answer-audio": ({ key }) => phone.answer(key, { cam: false }),
+  silence: ({ key }) => phone.silence(key),
   reject: ({ key }) => phone.reject(key),
   hangup: () => phone.hangUp(),
   move: ({ key }) => phone.moveHere(key),
   mic: () => phone.withMedia((media) => media.setMic(!media.mic)),
   cam: () => phone.withMedia((media) => media.setCam(!media.cam)),
+  flip: () => {
+    const used = phone.session?.media.tracks.video?.getSettings().deviceId;
+    changeGear("cam", gear.nextCamera(used));
+  },
+  share: () => phone.withMedia((media) => (media.screen ? media.unshare() : media.share())),
+  "add-video": () => phone.session && sessions.askForVideo(phone.session),
+  "agree-video": () => phone.session && sessions.answerVideo(phone.session, true),
+  "refuse-video": () => phone.session && sessions.answerVideo(phone.session, false),
+  gear: async () => {
+    screens.openGear();
+    gear.look();
+    await check.open(phone.session?.media ?? null);
+    gear.look(); // the devices have names once they may be used
+  },
+  "test-ring": () => sounds.test(),
+  favourite: ({ key }) => people.favour(key),
+  "allow-notifications": async () => {
+    await attention.ask();
+    update();
+  },
   close: () => phone.closeEnded(),
   dismiss: ({ key }) => phone.forget(key),
   "enable-sound": () => {
@@ -128,6 +189,18 @@ const actions = {
 
 function act(name, about) {
   actions[name]?.(about);
+}
+
+// kind: mic, cam or speaker
+async function changeGear(kind, id) {
+  gear.choose(kind, id);
+  if (kind === "speaker") {
+    await sounds.speaker(id);
+    return screens.speaker(id);
+  }
+  const track = { mic: "audio", cam: "video" }[kind];
+  await sessions.changeGear(track);
+  await check.change(track);
 }
 
 // ── what follows from the state ─────────────────────────────────────────────────────────────────────────────────────
@@ -171,12 +244,14 @@ function draw() {
     banner: offline && now() - offlineSince > OFFLINE_BANNER_MS ? bannerWords(trouble, sessions.size > 0) : "",
     multi: multiFacts(line, online),
     soundBlocked,
-    people,
+    people: { rows: peopleFacts(people), query: people.query, state: people.state },
+    mayNotify: attention.mayAsk,
     mayCall: online && !phone.placing && !phone.current,
     notices: noticeFacts(phone, me.id, now()),
     incoming,
     stage,
     gate,
+    gear: { found: gear.found, choice: gear.choice, problem: check.problem, dark: check.isOpen && !check.preview },
     login: `${boot.login}?next=${encodeURIComponent(location.pathname + location.search)}`,
   });
   show(stage);
@@ -184,10 +259,11 @@ function draw() {
 }
 
 async function show(stage) {
+  if (check.isOpen) screens.play("mirror", check.preview);
   const session = stage && sessions.get(stage.key);
   if (!session) return;
-  await screens.play("self", session.preview);
-  const remote = [...session.peers.values()][0]?.stream;
+  screens.play("self", session.preview);
+  const remote = sessions.shown(session, stage.person.id)?.stream;
   if (remote?.getTracks().length && !(await screens.play("remote", remote))) soundIsBlocked(true);
 }
 
@@ -196,7 +272,8 @@ function announce(ringing, stage) {
   screens.say(words.now, true);
   if (words.later) screens.say(words.later);
   const flash = Math.floor(now() / 1000) % 2 === 0;
-  document.title = titleWords({ ringing, flash, stage, missed: phone.missed.size });
+  const title = titleWords({ ringing, flash, stage, missed: phone.missed.size });
+  attention.show({ title, flash, ringing: ringingFacts(phone, me.id, now()) });
 }
 
 // ── time and the browser ────────────────────────────────────────────────────────────────────────────────────────────
@@ -206,11 +283,24 @@ function networkChanged() {
   sessions.restart();
 }
 
-every(timers, 500, () => (offlineSince !== null || phone.busy) && update());
+// The machine slept: what was connected is gone, whether the browser has noticed or not.
+function wake() {
+  socket.again();
+  sessions.restart();
+  people.load();
+}
+
+let ticked = Date.now();
+every(timers, TICK_MS, () => {
+  const slept = Date.now() - ticked > ASLEEP_MS;
+  ticked = Date.now();
+  if (slept && !gate) wake();
+  if (offlineSince !== null || phone.busy) update();
+});
 every(timers, QUALITY_EVERY_MS, () => sessions.size && sessions.measure());
 every(timers, PEOPLE_EVERY_MS, () => document.visibilityState === "visible" && people.load());
 addEventListener("online", networkChanged);
-addEventListener("pageshow", (event) => event.persisted && socket.nudge());
+addEventListener("pageshow", (event) => event.persisted && !gate && wake());
 let network = navigator.connection?.type;
 navigator.connection?.addEventListener?.("change", () => {
   if (network === navigator.connection.type) return; // it also tells each new guess of the bandwidth
@@ -218,14 +308,25 @@ navigator.connection?.addEventListener?.("change", () => {
   networkChanged();
 });
 document.addEventListener("visibilitychange", () => {
+  update();
   if (document.visibilityState !== "visible") return;
   socket.nudge();
   people.load();
 });
+document.addEventListener("fullscreenchange", update);
 addEventListener("focus", () => people.load());
 addEventListener("click", () => soundBlocked && sounds.unlock());
 addEventListener("keydown", () => soundBlocked && sounds.unlock());
 
-people.load();
-take = await identity.hold();
-socket.again();
+if (globalThis.RTCPeerConnection && globalThis.WebSocket) {
+  people.load();
+  gear.look();
+  if (gear.choice.speaker) sounds.speaker(gear.choice.speaker);
+  sounds.probe();
+  take = await identity.hold();
+  phone.restore(await outbox.left());
+  socket.again();
+} else {
+  gate = "unsupported";
+  update();
+}

@@ -1,7 +1,7 @@
 // The calls of this page: what people do with them, and what follows from each view that the server sends.
 // It gives commands and opens sessions; it draws nothing.
 import { apply, current, held, myLeg, none, otherLegs, personOf, place, prune, rings } from "./state.js";
-import { endedToast, endedWords, problemWords, refusalWords } from "./words.js";
+import { endedToast, endedWords, problemWords, refusalWords, videoWords } from "./words.js";
 
 const TRY_AGAIN_MS = 5_000;
 
@@ -16,13 +16,14 @@ export class Phone {
   leaving = new Set(); // hung up or rejected here: gone from the screen before the server says so
   missed = new Map(); // by id: {view, when}, until somebody takes note
   dismissed = new Set();
+  hushed = new Set(); // ringing calls that make no sound here any more
   #resting = new Set(); // could not be taken again just now
   #alerted = new Set();
   #rang = new Set();
   #told = new Set(); // ended calls whose end was shown
 
-  // options: me (user id), socket, sessions, sounds, timers, now(), uuid(), permitted(cam),
-  //   say(words), toast(words), onChange()
+  // options: me (user id), socket, outbox, sessions, sounds, timers, now(), uuid(), permitted(cam),
+  //   say(words), toast(words), onPlaced(person), onChange()
   constructor(options) {
     this.#options = options;
   }
@@ -76,7 +77,8 @@ export class Phone {
       const session = sessions.get(id);
       if (!session) continue;
       if (where === "elsewhere" && this.answering.has(id)) continue; // `move` is on its way
-      if (["ended", "elsewhere", "apart"].includes(where)) sessions.close(id);
+      if (where === "elsewhere") sessions.retire(id);
+      else if (["ended", "apart"].includes(where)) sessions.close(id);
       else sessions.follow(session, item.view);
     }
     for (const id of sessions.ids()) {
@@ -93,6 +95,7 @@ export class Phone {
     const id = this.#options.uuid();
     this.over = null;
     this.placing = { id, person, kind, at: now() };
+    this.#options.onPlaced(person);
     const session = sessions.open(id, kind);
     onChange();
     await session.ready;
@@ -114,8 +117,8 @@ export class Phone {
   }
 
   // When the browser has to ask for the microphone it asks first, while the other devices go on ringing; when it has
-  // leave already, the devices open while the answer is on its way.
-  async answer(id) {
+  // leave already, the devices open while the answer is on its way. With `cam` false the camera stays off.
+  async answer(id, { cam = true } = {}) {
     const item = this.calls[id];
     if (!item || this.answering.has(id)) return;
     const { sessions, socket, sounds, now, me, permitted, onChange } = this.#options;
@@ -123,11 +126,11 @@ export class Phone {
     this.answering.add(id);
     sounds.silence();
     const { kind } = item.view;
-    const session = sessions.open(id, kind);
+    const session = sessions.open(id, kind, { cam });
     const other = this.current;
     onChange();
     const stillRings = () => this.calls[id] && rings(this.calls[id], now());
-    if (!(await permitted(kind === "video"))) {
+    if (!(await permitted(kind === "video" && cam))) {
       await session.ready;
       if (!(await this.#heardOrAgreed(session, personOf(item.view, me), stillRings))) {
         this.answering.delete(id);
@@ -152,14 +155,22 @@ export class Phone {
     return this.#leave("reject", id);
   }
 
+  // It rings on, but not aloud on this device.
+  silence(id) {
+    this.hushed.add(id);
+    this.#options.onChange();
+  }
+
+  // The devices open first: until they have, the call goes on where it is.
   async moveHere(id) {
     const item = this.calls[id];
     if (!item || this.answering.has(id)) return;
-    const { sessions, socket, me, permitted, onChange } = this.#options;
+    const { sessions, socket, me, onChange } = this.#options;
     this.answering.add(id);
-    const session = sessions.open(id, item.view.kind, myLeg(item.view, me)); // muted there is muted here
+    const leg = myLeg(item.view, me); // muted there is muted here
+    const session = sessions.open(id, item.view.kind, { mic: leg.mic, cam: leg.cam, video: leg.cam ? "on" : null });
     onChange();
-    if (!(await permitted(item.view.kind === "video"))) await session.ready;
+    await session.ready;
     const reply = await socket.request("move", { call: id });
     this.answering.delete(id);
     if (!reply.ok) {
@@ -188,10 +199,15 @@ export class Phone {
     this.call(personOf(view, this.#options.me), view.kind);
   }
 
-  // change(media): mute, camera off, and back.
+  // What this page adds to the call it is in, or is calling with; undefined when there is none.
+  get session() {
+    return this.#options.sessions.get(this.placing?.id ?? this.current?.id);
+  }
+
+  // change(media): mute, camera off, another camera, the screen, and back.
   async withMedia(change) {
     const { sessions, toast, onChange } = this.#options;
-    const session = sessions.get(this.placing?.id ?? this.current?.id);
+    const { session } = this;
     if (!session) return;
     const { problem } = session.media;
     const changed = change(session.media);
@@ -200,6 +216,17 @@ export class Phone {
     sessions.remember(session);
     if (session.media.problem && session.media.problem !== problem) toast(problemWords(session.media.problem));
     onChange();
+  }
+
+  // What became of the wish to add video to an audio call.
+  videoAnswered(session, answer) {
+    const view = this.calls[session.id]?.view;
+    if (view && answer !== "yes") this.#options.toast(videoWords(answer, personOf(view, this.#options.me)));
+  }
+
+  // Commands that an earlier page of this device could not bring to the server: their calls do not come back here.
+  restore(commands) {
+    for (const { cmd, call } of commands) this.#leave(cmd, call);
   }
 
   closeEnded() {
@@ -235,7 +262,8 @@ export class Phone {
   async #resume(view) {
     const { sessions, socket, timers, me } = this.#options;
     const { id, kind } = view;
-    const session = sessions.open(id, kind, sessions.remembered(id) ?? myLeg(view, me));
+    const { mic, cam } = myLeg(view, me);
+    const session = sessions.open(id, kind, sessions.remembered(id) ?? { mic, cam, video: cam ? "on" : null });
     const reply = await socket.request("move", { call: id });
     if (reply.ok) return;
     if (sessions.get(id) === session) sessions.close(id);
@@ -260,11 +288,14 @@ export class Phone {
 
   // The screen follows at once; the command stays in the outbox until the server has it.
   async #leave(cmd, id) {
-    const { sessions, socket, toast, onChange } = this.#options;
+    const { sessions, socket, outbox, toast, onChange } = this.#options;
     this.leaving.add(id);
+    outbox.keep(cmd, id);
     sessions.close(id);
     onChange();
     const reply = await socket.request(cmd, { call: id });
+    if (reply.error?.code === "closed") return; // never said: a page that comes later will
+    outbox.drop(id);
     if (!reply.ok && !["call_ended", "not_found"].includes(reply.error.code)) {
       this.leaving.delete(id);
       toast(refusalWords(reply.error));
@@ -274,16 +305,20 @@ export class Phone {
 
   #sound() {
     const { sounds, now, me } = this.#options;
-    const loud = this.incoming.find((item) => !this.answering.has(item.view.id));
+    const loud = this.incoming.find(({ view: { id } }) => !this.answering.has(id) && !this.hushed.has(id));
     const view = this.current;
     if (loud) {
       const { id } = loud.view;
       this.#rang.add(id);
       sounds.ring(id, (loud.ringUntil - now()) / 1000, () => this.#alert(id));
-      if (document.visibilityState === "visible") this.#alert(id); // a card that can be seen alerts too
     } else if (view?.state === "ringing" && otherLegs(view, me).some((leg) => leg.alerted)) {
       sounds.ringBack(view.id, 120);
     } else sounds.silence();
+    if (document.visibilityState !== "visible") return;
+    for (const { view } of this.incoming) {
+      this.#rang.add(view.id);
+      this.#alert(view.id); // a card that can be seen alerts too
+    }
   }
 
   // Tells the caller that somebody can notice the call here.

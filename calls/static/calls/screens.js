@@ -1,6 +1,10 @@
 // What people see: plain facts in, filled <template> elements out; clicks in, actions out. It decides nothing of a call
 // (the buttons follow the facts it is given) and writes text only with textContent.
-import { callWords, clock, gateWords, inCallWords, incomingWords, mediaWords, outgoingWords, peopleWords, permissionWords, presenceWords } from "./words.js";
+import {
+  callWords, clock, darkWords, favouriteWords, gateWords, gearDefault, gearWords, inCallWords, incomingWords, mediaWords,
+  outgoingWords, peopleWords, permissionWords, presenceWords, problemWords, stageWords,
+} from "./words.js";
+
 
 export function initials(name) {
   const words = name.trim().split(/\s+/).filter(Boolean);
@@ -44,7 +48,11 @@ function setHidden(node, hidden) {
 }
 
 function setLabel(node, label) {
-  if (node.getAttribute("aria-label") !== label) node.setAttribute("aria-label", label);
+  setAttribute(node, "aria-label", label);
+}
+
+function setAttribute(node, name, value) {
+  if (node.getAttribute(name) !== String(value)) node.setAttribute(name, value);
 }
 
 function setIcon(root, slot, icon) {
@@ -77,30 +85,41 @@ export class Screens {
   #onAction;
   #said = {};
   #returnTo = null;
+  #own = { full: () => this.#fill(), float: () => this.#float(), more: () => this.#more() }; // nobody else's business
 
-  // onAction(name, {…dataset}): a person asked for something
-  constructor(document, onAction, onSearch) {
+  // onAction(name, {…dataset}): a person asked for something · onSearch(words)
+  // onGear(kind, id): another microphone, camera or speaker · onGearClosed()
+  constructor(document, { onAction, onSearch, onGear, onGearClosed }) {
     this.#document = document;
     this.#onAction = onAction;
     document.addEventListener("click", (event) => {
       const button = event.target.closest?.("[data-action]");
-      if (button && !button.disabled) onAction(button.dataset.action, this.#about(button));
+      const inMenu = event.target.closest?.("#more-menu, [data-action=more]");
+      if (!inMenu || button?.dataset.action !== "more") this.#closeMenu();
+      if (!button || button.disabled) return;
+      const { action } = button.dataset;
+      if (this.#own[action]) this.#own[action]();
+      else onAction(action, this.#about(button));
     });
     this.#id("search").addEventListener("input", (event) => onSearch(event.target.value));
+    this.#id("gear").addEventListener("change", ({ target }) => onGear(target.dataset.gear, target.value));
+    this.#id("gear").addEventListener("close", onGearClosed);
     document.addEventListener("keydown", (event) => this.#key(event));
   }
 
   // facts, all of them each time (nothing is drawn that did not change):
   //   user {id, name}, device, link (words), online, banner, multi {on, enabled, words}, soundBlocked
-  //   people {list, query, state}, mayCall
+  //   people {rows, query, state}, mayCall, mayNotify
   //   notices [{key, person, title, detail, move, again}]
-  //   incoming [{key, person, kind, answering, warning}]
+  //   incoming [{key, person, kind, answering, hushed, inCall}]
   //   stage null | {screen, key, person, …}   gate null | name   login (address)
+  //   gear {found, choice, problem, dark}
   render(facts) {
     this.#home(facts);
     this.#notices(facts.notices);
     this.#incoming(facts);
-    this.#stage(facts.stage);
+    this.#stage(facts.stage, facts.gear);
+    this.#gear(facts);
     this.#gate(facts);
     const covered = Boolean(facts.stage || facts.incoming.length || facts.gate);
     this.#id("home").inert = covered;
@@ -139,6 +158,23 @@ export class Screens {
     });
   }
 
+  openGear() {
+    if (!this.#id("gear").open) this.#id("gear").showModal();
+  }
+
+  // What the microphone hears, 0…1.
+  level(share) {
+    const level = this.#id("level");
+    const percent = Math.round(share * 100);
+    setAttribute(level, "aria-valuenow", percent);
+    level.firstElementChild.style.transform = `scaleX(${share})`;
+  }
+
+  // Sound of the other side comes out of this speaker, where the browser can choose.
+  async speaker(id) {
+    for (const video of this.#document.querySelectorAll("video.remote")) await video.setSinkId?.(id).catch(() => {});
+  }
+
   // Shows a stream in the screen that is up now: "remote" or "self". Resolves false when the browser refuses to play.
   async play(name, stream) {
     let allowed = true;
@@ -169,7 +205,7 @@ export class Screens {
   #key(event) {
     const { key, target } = event;
     if (event.altKey || event.ctrlKey || event.metaKey) return;
-    const rows = [...this.#id("people").children];
+    const rows = [...this.#id("people").querySelectorAll(".person")];
     const row = target.closest?.(".person");
     const step = { ArrowDown: 1, ArrowUp: -1 }[key];
     if (step && rows.length && (row || target.id === "search")) {
@@ -178,12 +214,43 @@ export class Screens {
       if (next) next.querySelectorAll("button")[Math.max(0, column)].focus();
       else if (step < 0) this.#id("search").focus();
       event.preventDefault();
+    } else if (key.startsWith("Arrow") && target.matches?.("[data-self]")) {
+      moveBy(target, key);
+      event.preventDefault();
     } else if (key === "/" && !/^(INPUT|TEXTAREA)$/.test(target.tagName) && !this.#id("home").inert) {
       this.#id("search").focus();
       event.preventDefault();
+    } else if (key === "Escape" && this.#id("more-menu")?.hidden === false) {
+      this.#closeMenu();
+      this.#document.querySelector("[data-action=more]").focus();
     } else if (key === "Escape" && this.#document.body.dataset.screen === "ended") {
       this.#onAction("close", {});
     }
+  }
+
+  #more() {
+    const menu = this.#id("more-menu");
+    if (!menu.hidden) return this.#closeMenu();
+    menu.hidden = false;
+    setAttribute(this.#document.querySelector("[data-action=more]"), "aria-expanded", true);
+    [...menu.querySelectorAll("button")].find((button) => button.checkVisibility?.() ?? !button.hidden)?.focus();
+  }
+
+  #closeMenu() {
+    const menu = this.#id("more-menu");
+    if (!menu || menu.hidden) return;
+    menu.hidden = true;
+    setAttribute(this.#document.querySelector("[data-action=more]"), "aria-expanded", false);
+  }
+
+  #fill() {
+    if (this.#document.fullscreenElement) this.#document.exitFullscreen();
+    else this.#document.documentElement.requestFullscreen().catch(() => {}); // incoming cards stay to be seen
+  }
+
+  async #float() {
+    if (this.#document.pictureInPictureElement) return this.#document.exitPictureInPicture();
+    await this.#document.querySelector("video.remote").requestPictureInPicture().catch(() => {});
   }
 
   #home(facts) {
@@ -202,25 +269,32 @@ export class Screens {
     multi.disabled = !facts.multi.enabled;
     multi.setAttribute("aria-checked", String(facts.multi.on));
     setHidden(this.#id("sound-blocked"), !facts.soundBlocked);
+    setHidden(this.#id("may-notify"), !facts.mayNotify);
     keyed(
       this.#id("people"),
-      facts.people.list.map((one) => ({ ...one, key: one.id })),
+      facts.people.rows,
       (one) => {
+        if (one.group) return this.#make("t-group");
         const row = this.#make("t-person");
-        for (const button of row.querySelectorAll("button")) {
+        for (const button of row.querySelectorAll("[data-action=call]")) {
           button.title = callWords(button.dataset.kind, one.name);
           setLabel(button, button.title);
         }
+        const star = row.querySelector(".star");
+        star.title = favouriteWords(one.name);
+        setLabel(star, star.title);
         return row;
       },
       (row, one) => {
+        if (one.group) return fill(row, { title: one.group });
         fill(row, { person: one, name: one.name, status: presenceWords(one.online) });
         row.querySelector(".dot").dataset.link = one.online ? "on" : "off";
-        for (const button of row.querySelectorAll("button")) button.disabled = !facts.mayCall;
+        for (const button of row.querySelectorAll("[data-action=call]")) button.disabled = !facts.mayCall;
+        setAttribute(row.querySelector(".star"), "aria-pressed", one.favourite);
       },
     );
     const none = this.#id("people-none");
-    setHidden(none, facts.people.list.length > 0);
+    setHidden(none, facts.people.rows.length > 0);
     setText(none, peopleWords(facts.people));
   }
 
@@ -228,10 +302,13 @@ export class Screens {
     keyed(this.#id("notices"), notices, () => this.#make("t-notice"), fill);
   }
 
-  #incoming({ incoming, soundBlocked }) {
+  // One card for each call. Over a call, or when there are several, they are small.
+  #incoming({ incoming, stage, soundBlocked }) {
     const box = this.#id("incoming");
     const before = box.children.length;
     if (incoming.length) this.#remember();
+    box.toggleAttribute("data-over", Boolean(stage));
+    box.toggleAttribute("data-several", incoming.length > 1);
     keyed(
       box,
       incoming,
@@ -244,18 +321,24 @@ export class Screens {
       (card, one) => {
         const { what, answer, label } = incomingWords(one);
         setLabel(card, label);
-        fill(card, { person: one.person, name: one.person.name, what, answer, warning: one.warning, blocked: soundBlocked });
-        card.toggleAttribute("data-still", one.answering);
-        for (const button of card.querySelectorAll(".call-button")) button.disabled = one.answering;
+        const { person, kind, answering, hushed } = one;
+        const more = !answering;
+        fill(card, {
+          person, name: person.name, what, answer,
+          video: more && kind === "video", loud: more && !hushed && !soundBlocked, blocked: soundBlocked,
+        });
+        card.toggleAttribute("data-still", answering || hushed);
+        for (const button of card.querySelectorAll(".call-button")) button.disabled = answering;
       },
     );
     setHidden(box, incoming.length === 0);
+    if (incoming.length > before) this.#id("gear").close();
     // Whoever is typing goes on typing; everybody else is taken to the card, not to a button that a stray key would press.
     const typing = /^(INPUT|TEXTAREA)$/.test(this.#document.activeElement?.tagName ?? "");
     if (incoming.length > before && !typing) box.lastElementChild.focus();
   }
 
-  #stage(stage) {
+  #stage(stage, gear) {
     const box = this.#id("stage");
     setHidden(box, !stage);
     const key = stage ? `${stage.screen}:${stage.key}` : "";
@@ -267,17 +350,40 @@ export class Screens {
         video.addEventListener("resize", () => {
           video.dataset.shape = video.videoWidth < video.videoHeight ? "tall" : "wide";
         });
+        video.setSinkId?.(gear.choice.speaker ?? "").catch(() => {});
       }
+      const self = box.querySelector("button[data-self]");
+      if (self) movable(self, box);
       box.querySelector("[data-focus]")?.focus({ preventScroll: true });
     }
-    if (stage) this.#scenes[stage.screen](box.firstElementChild, stage);
+    if (stage) this.#scenes[stage.screen](box.firstElementChild, stage, gear);
     if (!stage && this.#id("incoming").hidden) this.#giveBack();
+  }
+
+  // The dialog of microphone, camera and speaker.
+  #gear({ gear, stage }) {
+    const dialog = this.#id("gear");
+    if (!dialog.open) return;
+    for (const select of dialog.querySelectorAll("select")) {
+      const kind = select.dataset.gear;
+      const named = gear.found[kind].map(({ id, name }, n) => [id, gearWords({ kind, name, n: n + 1 })]);
+      const options = [["", gearDefault()], ...named];
+      if (select.dataset.options !== JSON.stringify(options)) {
+        select.dataset.options = JSON.stringify(options);
+        select.replaceChildren(...options.map(([id, words]) => new Option(words, id)));
+      }
+      const chosen = gear.choice[kind] ?? "";
+      if (select.value !== chosen) select.value = chosen;
+    }
+    const speakers = gear.found.speaker.length > 0;
+    fill(dialog, { dark: gear.dark ? darkWords() : "", problem: problemWords(gear.problem), speakers });
+    dialog.toggleAttribute("data-mirrored", stage?.mirrored ?? true);
   }
 
   // Each scene: its element and its facts.
   #scenes = {
     outgoing: (scene, facts) => {
-      const { person, kind, phase, media, preview } = facts;
+      const { person, kind, phase, media, preview, mirrored } = facts;
       scene.querySelector("[data-pulse]").dataset.pulse = phase === "starting" ? "" : "on";
       fill(scene, {
         person,
@@ -285,13 +391,17 @@ export class Screens {
         ...outgoingWords(facts),
         preview,
         controls: phase !== "starting",
-        ...buttons(media, kind),
+        ...mediaWords(media),
+        camera: kind === "video",
       });
+      scene.querySelector("[data-self]").toggleAttribute("data-mirrored", mirrored);
       toggles(scene, media);
     },
-    in_call: (scene, facts) => {
-      const { person, kind, seconds, link, theirCam, media, preview, soundBlocked } = facts;
+    in_call: (scene, facts, gear) => {
+      const { person, video, seconds, link, theirCam, theirScreen, media, preview, mirrored, soundBlocked } = facts;
       const faceless = !theirCam || link === "connecting";
+      const ask = scene.querySelector(".ask");
+      const newlyAsked = facts.asked && ask.hidden;
       fill(scene, {
         person,
         name: person.name,
@@ -300,9 +410,20 @@ export class Screens {
         faceless,
         preview,
         blocked: soundBlocked,
-        ...buttons(media, kind),
+        ...mediaWords(media),
+        camera: video && !media.screen,
+        addVideo: !video && !facts.asking && !facts.asked && !media.screen && link !== "connecting",
+        several: gear.found.cam.length > 1 && media.cam && !media.screen,
+        canShare: Boolean(globalThis.navigator.mediaDevices?.getDisplayMedia),
+        canFloat: Boolean(this.#document.pictureInPictureEnabled) && !faceless,
+        canFill: Boolean(this.#document.fullscreenEnabled),
+        ...stageWords({ sharing: media.screen, full: Boolean(this.#document.fullscreenElement) }),
       });
+      if (newlyAsked) ask.focus();
       scene.toggleAttribute("data-faceless", faceless);
+      scene.toggleAttribute("data-screen", theirScreen);
+      scene.querySelector("[data-self]").toggleAttribute("data-mirrored", mirrored);
+      for (const button of scene.querySelectorAll(".call-button[data-action=share]")) button.classList.toggle("off", media.screen);
       scene.dataset.link = link;
       toggles(scene, media);
     },
@@ -343,10 +464,6 @@ export class Screens {
   }
 }
 
-function buttons(media, kind) {
-  return { ...mediaWords(media), camera: kind === "video" };
-}
-
 function toggles(scene, media) {
   for (const [action, on, icon] of [
     ["mic", media?.mic, "mic"],
@@ -357,4 +474,44 @@ function toggles(scene, media) {
     button.classList.toggle("off", !on);
     setIcon(scene, action, on ? icon : `${icon}-off`);
   }
+}
+
+// One's own picture stands in a corner: dragged to another, or taken there by the arrow keys.
+function movable(self, box) {
+  let from = null;
+  self.dataset.corner = "bottom-end";
+  self.addEventListener("pointerdown", (event) => {
+    from = { x: event.clientX, y: event.clientY };
+    self.setPointerCapture(event.pointerId);
+  });
+  self.addEventListener("pointermove", (event) => {
+    if (from) self.style.translate = `${event.clientX - from.x}px ${event.clientY - from.y}px`;
+  });
+  const drop = (event) => {
+    if (!from) return;
+    from = null;
+    const room = box.getBoundingClientRect();
+    const mine = self.getBoundingClientRect();
+    const top = mine.top + mine.height / 2 < room.top + room.height / 2;
+    const left = mine.left + mine.width / 2 < room.left + room.width / 2;
+    self.style.translate = "";
+    if (event.type === "pointerup") stand(self, top, left);
+  };
+  self.addEventListener("pointerup", drop);
+  self.addEventListener("pointercancel", drop);
+}
+
+function moveBy(self, key) {
+  const [vertical, horizontal] = self.dataset.corner.split("-");
+  const top = { ArrowUp: true, ArrowDown: false }[key] ?? vertical === "top";
+  const left = { ArrowLeft: true, ArrowRight: false }[key] ?? (horizontal === "start") === leftToRight(self);
+  stand(self, top, left);
+}
+
+function stand(self, top, left) {
+  self.dataset.corner = `${top ? "top" : "bottom"}-${left === leftToRight(self) ? "start" : "end"}`;
+}
+
+function leftToRight(node) {
+  return getComputedStyle(node).direction === "ltr";
 }

@@ -112,6 +112,10 @@ export function gateWords(gate) {
       gettext("Another tab of this device took over. You can take it back."),
     ],
     signed_out: [gettext("You are signed out"), gettext("Sign in again to make and receive calls on this device.")],
+    unsupported: [
+      gettext("This browser cannot make calls"),
+      gettext("WebRTC is missing or switched off. Use a current Firefox, Chrome, Edge or Safari, or switch WebRTC on."),
+    ],
     refused: [gettext("This page cannot connect"), gettext("The server did not accept it. Load the page again.")],
   };
   const [title, detail] = words[gate];
@@ -146,8 +150,18 @@ export function peopleWords({ state, query }) {
   return query ? put(gettext("Nobody is called “{query}”."), { query }) : gettext("There is nobody else here yet.");
 }
 
+// `online` undefined: the server was not asked about this person.
 export function presenceWords(online) {
+  if (online === undefined) return "";
   return online ? gettext("Online") : gettext("Offline");
+}
+
+export function groupWords(group) {
+  return { favourites: gettext("Favourites"), recent: gettext("Recent"), others: gettext("Everybody") }[group];
+}
+
+export function favouriteWords(name) {
+  return put(gettext("Favourite: {name}"), { name });
 }
 
 // What a button that places a call says: "Video call Bob".
@@ -156,12 +170,22 @@ export function callWords(kind, name) {
 }
 
 // {what, answer, label}: the line under the name, the button, and the card's name.
-export function incomingWords({ person, kind, answering, inCall }) {
+export function incomingWords({ person, kind, answering, inCall, hushed }) {
   const calling = kind === "video" ? gettext("Incoming video call") : gettext("Incoming call");
+  const words = hushed ? `${calling} · ${gettext("silenced here")}` : calling;
   return {
-    what: answering ? gettext("Connecting…") : calling,
+    what: answering ? gettext("Connecting…") : words,
     answer: inCall ? gettext("Hang up & answer") : gettext("Answer"),
     label: put(gettext("{name} is calling"), person),
+  };
+}
+
+// A notification of a ringing call: {title, body, actions}.
+export function notificationWords({ person, kind }) {
+  return {
+    title: put(gettext("{name} is calling"), person),
+    body: kind === "video" ? gettext("Incoming video call") : gettext("Incoming call"),
+    actions: { answer: gettext("Answer"), reject: gettext("Decline") },
   };
 }
 
@@ -175,21 +199,63 @@ export function outgoingWords({ person, kind, phase, offline }) {
   }[phase];
   const waiting =
     phase === "not_reached" ? gettext("No device of {name} rings yet. It is tried for a while longer.") : "";
-  const hint = phase !== "ringing" && offline ? gettext("{name} is offline at the moment.") : waiting;
+  const away = phase === "ringing" ? gettext("It rings on {name}’s side.") : waiting;
+  const hint = phase !== "ringing" && offline ? gettext("{name} is offline at the moment.") : away;
   return { state, hint: put(hint, person) };
 }
 
-// {state, quality, muted, trouble, problem}
-export function inCallWords({ person, kind, link, online, theirMic, theirCam, quality, media }) {
+const QUALITY = {
+  good: "",
+  slow: gettext("· Long delay"),
+  unsteady: gettext("· Unsteady connection"),
+  weak: gettext("· Weak connection: sound and picture may break up"),
+};
+
+// {state, quality, muted, sharing, waiting, asked, trouble, problem}
+export function inCallWords({ person, video, link, online, theirMic, theirCam, theirScreen, quality, asking, asked, media }) {
   const away = !online ? gettext("{name} is reconnecting…") : link === "down" ? gettext("Reconnecting…") : "";
-  const unseen = kind === "video" && !theirCam ? gettext("Camera is off") : "";
+  const unseen = video && !theirCam ? gettext("Camera is off") : "";
+  const shared = theirScreen ? gettext("{name} shares the screen") : "";
   return {
     state: link === "connecting" ? gettext("Connecting…") : unseen,
-    quality: quality === "weak" && !away ? gettext("· Weak connection") : "",
+    quality: away ? "" : QUALITY[quality],
     muted: theirMic ? "" : put(gettext("{name} is muted"), person),
+    sharing: media.screen ? gettext("You share your screen") : put(shared, person),
+    waiting: asking ? put(gettext("Asking {name} to add video…"), person) : "",
+    asked: asked ? put(gettext("{name} would like to add video to this call."), person) : "",
     trouble: put(away, person),
     problem: problemWords(media.problem),
   };
+}
+
+// The other side did not agree to add video.
+export function videoWords(answer, person) {
+  const words =
+    answer === "no" ? gettext("{name} would rather go on without video.") : gettext("{name} did not answer the wish for video.");
+  return put(words, person);
+}
+
+// {share, full}: what the buttons of a call do next.
+export function stageWords({ sharing, full }) {
+  return {
+    share: sharing ? gettext("Stop sharing") : gettext("Share screen"),
+    full: full ? gettext("Leave full screen") : gettext("Full screen"),
+  };
+}
+
+// The dialog of microphone, camera and speaker.
+export function gearWords({ kind, name, n }) {
+  if (name) return name;
+  const words = { mic: gettext("Microphone {n}"), cam: gettext("Camera {n}"), speaker: gettext("Speaker {n}") };
+  return put(words[kind], { n });
+}
+
+export function gearDefault() {
+  return gettext("As the system chooses");
+}
+
+export function darkWords() {
+  return gettext("No picture");
 }
 
 // The words on a button say what it does, so its state needs no other telling.
@@ -235,10 +301,11 @@ export function spoken(ringing, stage) {
   const now = first
     ? put(first.kind === "video" ? gettext("{name} is calling. Video call.") : gettext("{name} is calling."), first.person)
     : "";
+  const asked = stage?.asked ? put(gettext("{name} would like to add video to this call."), stage.person) : "";
   let later = null;
   if (stage?.screen === "in_call" && stage.link === "up") later = gettext("In a call with {name}");
   if (stage?.screen === "outgoing") later = stage.phase === "ringing" ? gettext("Ringing {name}") : gettext("Calling {name}");
-  return { now, later: later && put(later, stage.person) };
+  return { now: now || asked, later: later && put(later, stage.person) };
 }
 
 // The tab's title.
