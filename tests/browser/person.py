@@ -25,6 +25,15 @@ window.seenAt = (words) => new Promise((resolve) => {
 });
 """
 
+# Calls that this page places ring for two minutes, however slow the machine is on which they are looked at.
+LONG_RING = """
+const send = WebSocket.prototype.send;
+WebSocket.prototype.send = function (text) {
+  const frame = JSON.parse(text);
+  send.call(this, JSON.stringify(frame.cmd === "invite" ? { ...frame, ring_s: 120 } : frame));
+};
+"""
+
 STATS = """async () => {
   const pc = window.connections.findLast((one) => one.connectionState === "connected");
   const found = { connected: Boolean(pc), frames: 0, energy: 0, sent: 0 };

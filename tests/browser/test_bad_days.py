@@ -61,7 +61,7 @@ def test_a_ring_stops_by_itself_when_nothing_more_is_heard_of_it(site, alice, bo
     assert site.process
     os.kill(site.process.pid, signal.SIGSTOP)
     try:
-        expect(bob.ring).to_be_hidden(timeout=20_000)
+        expect(bob.ring).to_be_hidden(timeout=25_000)
     finally:
         os.kill(site.process.pid, signal.SIGCONT)
     expect(alice.title).to_have_text("Bob did not answer", timeout=PATIENCE_S * 1000)

@@ -1,6 +1,9 @@
 """Calls that come in: several at once, silenced, answered without the camera, noticed from elsewhere."""
 
+import pytest
 from playwright.sync_api import expect
+
+from tests.browser.person import LONG_RING
 
 # Remembers what a notification would have shown, in a browser that cannot show any; the page thinks it is hidden.
 IN_THE_BACKGROUND = """
@@ -14,6 +17,16 @@ Object.defineProperty(document, "visibilityState", { get: () => "hidden" });
 """
 
 SOUNDING = "async () => (await navigator.locks.query()).held.filter((one) => one.name === 'calls:sound').length"
+
+
+@pytest.fixture
+def alice(sign_in):
+    return sign_in("alice", script=LONG_RING)
+
+
+@pytest.fixture
+def carol(sign_in):
+    return sign_in("carol", script=LONG_RING)
 
 
 def test_two_calls_at_once_have_a_card_each_and_the_second_stays_over_the_first(alice, bob, carol, line):

@@ -65,8 +65,10 @@ function openable() {
   return {
     asked,
     async getUserMedia({ audio, video }) {
-      asked.push({ mic: audio && audio.deviceId, cam: video && video.deviceId });
-      return stream(...(audio ? [track("audio", audio.deviceId)] : []), ...(video ? [track("video", video.deviceId)] : []));
+      const [mic, cam] = [audio, video].map((one) => one && one.deviceId?.exact);
+      asked.push({ mic, cam });
+      if (this.gone?.includes(mic) || this.gone?.includes(cam)) throw new DOMException("not there", "OverconstrainedError");
+      return stream(...(audio ? [track("audio", mic)] : []), ...(video ? [track("video", cam)] : []));
     },
     async getDisplayMedia() {
       return stream(track("video", "screen"));
@@ -87,6 +89,14 @@ test("the devices that are preferred are asked for, and another choice takes eff
   assert.deepEqual(sent.at(-1), ["video", "back"]);
   assert.equal(front.stopped, true);
   assert.equal(media.cam, true);
+});
+
+test("a device that was chosen and is gone is replaced by what there is", async () => {
+  const there = { ...openable(), gone: ["headset"] };
+  const media = new Media({ devices: there, choice: () => ({ mic: "headset" }), onTrack() {} });
+  await media.open({ mic: true, cam: true });
+  assert.deepEqual(there.asked, [{ mic: "headset", cam: undefined }, { mic: undefined, cam: undefined }]);
+  assert.deepEqual([media.sendsAudio, media.sendsVideo, media.problem], [true, true, null]);
 });
 
 test("another microphone stays muted when the first was", async () => {

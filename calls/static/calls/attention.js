@@ -54,12 +54,14 @@ export class Attention {
     navigator.vibrate(Array.from({ length: times }, () => VIBRATION).flat());
   }
 
+  // Whoever sees the page needs none.
   #notify(ringing) {
+    const wanted = this.#document.visibilityState === "visible" ? [] : ringing;
     for (const key of this.#shown.keys()) {
-      if (!ringing.some((one) => one.key === key)) this.#take(key);
+      if (!wanted.some((one) => one.key === key)) this.#take(key);
     }
-    if (this.#document.visibilityState === "visible" || globalThis.Notification?.permission !== "granted") return;
-    for (const one of ringing) if (!this.#shown.has(one.key)) this.#put(one);
+    if (globalThis.Notification?.permission !== "granted") return;
+    for (const one of wanted) if (!this.#shown.has(one.key)) this.#put(one);
   }
 
   // With a service worker it has buttons; without, a click brings the page to the front.

@@ -26,6 +26,11 @@ export class Check {
     return this.#media !== null;
   }
 
+  // True when it looks at devices that are in use no longer: the call is over.
+  outlived(inUse) {
+    return this.#borrowed && this.#media !== null && this.#media !== inUse;
+  }
+
   get problem() {
     return this.#media?.problem ?? null;
   }
@@ -51,6 +56,7 @@ export class Check {
     this.#meter = null;
     if (!this.#borrowed) this.#media?.close();
     this.#media = null;
+    this.#borrowed = false;
     this.preview = null;
   }
 

@@ -259,6 +259,7 @@ function draw() {
 }
 
 async function show(stage) {
+  if (check.outlived(phone.session?.media)) screens.closeGear();
   if (check.isOpen) screens.play("mirror", check.preview);
   const session = stage && sessions.get(stage.key);
   if (!session) return;

@@ -467,13 +467,16 @@ async function acquire(devices, { mic, cam }, choice) {
   return { tracks: video.tracks, problem: problemOf(audio.error, "microphone") };
 }
 
+// The devices that were chosen, and no others; should they not be there any more, whatever there is.
 async function attempt(devices, mic, cam, choice) {
-  const audio = mic && { ...MICROPHONE, ...(choice.mic && { deviceId: choice.mic }) };
   const { facingMode, ...anyCamera } = CAMERA;
-  const video = cam && (choice.cam ? { ...anyCamera, deviceId: choice.cam } : { ...anyCamera, facingMode });
+  const audio = mic && (choice.mic ? { ...MICROPHONE, deviceId: { exact: choice.mic } } : MICROPHONE);
+  const video = cam && (choice.cam ? { ...anyCamera, deviceId: { exact: choice.cam } } : { ...anyCamera, facingMode });
   try {
     return { tracks: (await devices.getUserMedia({ audio, video })).getTracks(), error: null };
   } catch (error) {
+    const chosen = (mic && choice.mic) || (cam && choice.cam);
+    if (chosen && error.name === "OverconstrainedError") return attempt(devices, mic, cam, {});
     return { tracks: [], error };
   }
 }

@@ -162,6 +162,10 @@ export class Screens {
     if (!this.#id("gear").open) this.#id("gear").showModal();
   }
 
+  closeGear() {
+    this.#id("gear").close();
+  }
+
   // What the microphone hears, 0…1.
   level(share) {
     const level = this.#id("level");
@@ -332,7 +336,7 @@ export class Screens {
       },
     );
     setHidden(box, incoming.length === 0);
-    if (incoming.length > before) this.#id("gear").close();
+    if (incoming.length > before) this.closeGear();
     // Whoever is typing goes on typing; everybody else is taken to the card, not to a button that a stray key would press.
     const typing = /^(INPUT|TEXTAREA)$/.test(this.#document.activeElement?.tagName ?? "");
     if (incoming.length > before && !typing) box.lastElementChild.focus();

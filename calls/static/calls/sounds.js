@@ -30,7 +30,8 @@ export class Sounds {
   async probe() {
     if (!this.#options.AudioContext) return;
     const context = this.#ready();
-    if (context.state !== "running") await Promise.race([context.resume(), new Promise((resolve) => setTimeout(resolve, 500))]);
+    const moment = new Promise((resolve) => setTimeout(resolve, 500));
+    if (context.state !== "running") await Promise.race([context.resume().catch(() => {}), moment]);
     if (context.state !== "running") this.#onBlocked(true);
   }
 

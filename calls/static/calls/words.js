@@ -199,7 +199,7 @@ export function outgoingWords({ person, kind, phase, offline }) {
   }[phase];
   const waiting =
     phase === "not_reached" ? gettext("No device of {name} rings yet. It is tried for a while longer.") : "";
-  const away = phase === "ringing" ? gettext("It rings on {name}’s side.") : waiting;
+  const away = phase === "ringing" ? gettext("It rings on {name}’s devices.") : waiting;
   const hint = phase !== "ringing" && offline ? gettext("{name} is offline at the moment.") : away;
   return { state, hint: put(hint, person) };
 }
