@@ -111,6 +111,16 @@ def test_ten_seconds_without_network_do_not_touch_the_media(alice, bob):
     bob.sees("ended")
 
 
+def test_a_machine_that_wakes_up_connects_anew_and_the_call_goes_on(alice, bob):
+    in_a_call(alice, bob)
+    with bob.page.expect_websocket(timeout=10_000):
+        bob.page.evaluate("() => { const real = Date.now; Date.now = () => real() + 60_000; }")  # its clock went on
+    bob.is_online().has_media()
+    alice.has_media()
+    assert bob.screen == alice.screen == "in_call"
+    assert bob.page.evaluate("window.connections.length") == 1
+
+
 def test_a_hang_up_is_not_lost_with_the_page(site, alice, bob):
     """The server hangs, alice hangs up and closes the tab: her next page says it, and is not in the call again."""
     in_a_call(alice, bob)

@@ -120,7 +120,7 @@ def test_pictures_of_several_calls(arrive, take, line, size):
 @pytest.mark.parametrize("size", SIZES)
 def test_pictures_of_what_may_go_wrong(site, arrive, take, size):
     bob = arrive("bob", size)
-    alice = arrive("alice", size, script=DENIED)
+    alice = arrive("alice", size, script=f"{{{DENIED}}}")
     bob.calls("dave")
     expect(bob.title).to_have_text("Dave could not be reached")
     bob.presses("close")
