@@ -80,11 +80,10 @@ def test_pictures_of_a_call(arrive, take, size):
     carol.calls("bob", "audio")
     expect(carol.title).to_have_text("Bob is on another call")
     take(carol, "busy", size, dark=False)
-    alice.presses("more")
-    take(alice, "in-call-more", size, dark=False)
-    alice.page.keyboard.press("Escape")
     alice.page.wait_for_timeout(1500)  # the picture gets sharper
     take(alice, "in-call", size, dark=False)
+    alice.presses("more")
+    take(alice, "in-call-more", size, dark=False)
     tab = phone.opens_another_tab("/?device=phone").sees("gate")
     take(tab, "another-tab", size)
     tab.page.close()

@@ -84,6 +84,14 @@ async function inCall() {
   return { clock, peers, said, sessions, session };
 }
 
+test("the connection does not wait for the camera", async () => {
+  const { sessions, peers } = await inCall();
+  const opening = sessions.open("c2", "video");
+  assert.equal(opening.opened, false);
+  sessions.follow(opening, { ...view(1), id: "c2" });
+  assert.equal(peers.length, 2);
+});
+
 test("when the other side moves, what there is stays until what comes has media", async () => {
   const { clock, peers, sessions, session } = await inCall();
   sessions.follow(session, view(2));

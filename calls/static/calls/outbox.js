@@ -2,6 +2,7 @@
 // in this browser until the server has answered it, so that a page that is loaded again can still say it.
 
 const STORE = "commands";
+const OPEN_WITHIN_MS = 1_000;
 const FORGET_MS = 600_000; // the server remembers an id so long, and has long ended the call by itself
 
 export class Outbox {
@@ -13,7 +14,9 @@ export class Outbox {
   constructor(owner, { indexedDB = globalThis.indexedDB, now = () => Date.now() } = {}) {
     this.#owner = owner;
     this.#now = now;
-    this.#db = open(indexedDB).catch(() => null); // storage is forbidden: what is asked lives as long as the page
+    const tooLong = new Promise((resolve) => setTimeout(resolve, OPEN_WITHIN_MS, null));
+    // Storage is forbidden, or hangs: what is asked lives as long as the page, and nothing waits for it.
+    this.#db = Promise.race([open(indexedDB).catch(() => null), tooLong]);
   }
 
   // Writes a command on a call down; the newest one for each call counts.

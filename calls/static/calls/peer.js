@@ -4,6 +4,7 @@
 
 const REPEAT_MS = [2_000, 4_000, 8_000, 15_000];
 const BATCH_MS = 100;
+const FIRST_BATCH_MS = 20; // the first ones decide how soon there is a picture
 const BATCH_SIZE = 20; // candidates of about 200 bytes each: far below the 32 KiB of a signal
 const DISCONNECTED_MS = 2_000; // often heals by itself
 
@@ -30,6 +31,7 @@ export class Peer {
   #healing = 0;
   #queue = Promise.resolve();
   #candidates = []; // mine, waiting for the next batch
+  #batches = 0;
   #early = []; // theirs, before their description
   #timer = {};
   #measured = null;
@@ -239,13 +241,14 @@ export class Peer {
   #trickle(candidate) {
     this.#candidates.push(candidate.toJSON());
     if (this.#candidates.length >= BATCH_SIZE) this.#flush();
-    else if (!this.#timer.batch) this.#after("batch", BATCH_MS, () => this.#flush());
+    else if (!this.#timer.batch) this.#after("batch", this.#batches ? BATCH_MS : FIRST_BATCH_MS, () => this.#flush());
   }
 
   #flush() {
     this.#cancel("batch");
     const candidates = this.#candidates;
     this.#candidates = [];
+    this.#batches += 1;
     if (candidates.length) this.#send({ candidates });
   }
 

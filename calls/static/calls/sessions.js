@@ -103,9 +103,8 @@ export class Sessions {
   // The server's newest view of a call that this page has.
   follow(session, view) {
     session.theirCam = view.legs.some((leg) => leg.user !== this.#options.me && leg.cam);
-    if (!session.opened) return;
-    this.#connect(session, view);
-    this.#tellMedia(session, view);
+    this.#connect(session, view); // camera and microphone follow when they are open: nothing waits for them
+    if (session.opened) this.#tellMedia(session, view);
   }
 
   // Mail may come before the view that says whom it is from; what is for another epoch the peer itself ignores.
