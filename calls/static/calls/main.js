@@ -324,8 +324,9 @@ if (globalThis.RTCPeerConnection && globalThis.WebSocket) {
   gear.look();
   if (gear.choice.speaker) sounds.speaker(gear.choice.speaker);
   sounds.probe();
+  const left = outbox.left();
   take = await identity.hold();
-  phone.restore(await outbox.left());
+  phone.restore(await left);
   socket.again();
 } else {
   gate = "unsupported";
