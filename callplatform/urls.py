@@ -4,11 +4,14 @@ from django.contrib import admin
 from django.contrib.auth import views as auth
 from django.urls import path
 
-from calls import views
+from calls import account, views
 
 urlpatterns = [
     path("", views.client, name="client"),
     path("people/", views.people, name="people"),
+    path("history/", account.history, name="history"),
+    path("history/seen/", account.history_seen, name="history-seen"),
+    path("history/hide/", account.history_hide, name="history-hide"),
     path("accounts/login/", auth.LoginView.as_view(), name="login"),
     path("accounts/logout/", views.leave, name="logout"),
     path("admin/", admin.site.urls),

@@ -269,6 +269,8 @@ class SignalingConsumer(AsyncConsumer):
                     self._send(protocol.encode(mail))
             case "line", dict():
                 self._send(protocol.encode({"t": "line", "line": content}))
+            case "history", dict():
+                self._send(protocol.encode({"t": "history", **content}))
             case "bye", Goodbye():
                 if content.device == self.device_id and content.socket in (None, self.socket_id):
                     self.bye(content.why, 0)
@@ -287,6 +289,8 @@ class SignalingConsumer(AsyncConsumer):
                 view = machine.view(call, seat.key, seat.device, timezone.now(), seat.page)
                 frame = frames[shape] = protocol.encode({"t": "call", "call": view})
             self._send(frame)
+        elif call.state == "ended":  # nothing of the call itself, but the person may have missed it
+            self._send(protocol.encode({"t": "history"}))
 
     @property
     def sign_in(self) -> SignIn | None:

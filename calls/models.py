@@ -48,7 +48,7 @@ class Leg(models.Model):
 
     # Each index is written with every change of a leg: only those that something looks up by.
     call = models.ForeignKey(Call, models.CASCADE, related_name="legs", db_index=False)  # the constraint below has one
-    user = models.ForeignKey(settings.AUTH_USER_MODEL, models.PROTECT, related_name="legs")
+    user = models.ForeignKey(settings.AUTH_USER_MODEL, models.PROTECT, related_name="legs", db_index=False)  # below
     username = models.CharField(max_length=150)  # as they were when the call was placed
     name = models.CharField(max_length=301)
     dir = models.CharField("direction", max_length=3)
@@ -67,6 +67,8 @@ class Leg(models.Model):
     mic = models.BooleanField(default=True)
     cam = models.BooleanField(default=True)
     data = models.JSONField(null=True)
+    # Taken out of its owner's history. Nothing of the call itself: the others' history and the operator keep it.
+    hidden = models.BooleanField(default=False, db_default=False)
 
     class Meta:
         ordering = ["id"]
@@ -77,7 +79,10 @@ class Leg(models.Model):
                 fields=["device"], condition=Q(state="joined", held=False), name="one_open_leg_a_device"
             ),
         ]
-        indexes = [models.Index(fields=["user"], name="leg_live", condition=LIVE)]
+        indexes = [
+            models.Index(fields=["user"], name="leg_live", condition=LIVE),
+            models.Index(fields=["user", "-id"], name="leg_history"),  # a history's page is read in this order
+        ]
 
     def __str__(self) -> str:
         return f"{self.user} ({self.state})"
@@ -114,6 +119,16 @@ class SpentInvite(models.Model):
 
     def __str__(self) -> str:
         return str(self.id)
+
+
+class HistorySeen(models.Model):
+    """Until when a user has looked at the history, on whichever device: missed calls that ended later are news."""
+
+    user = models.OneToOneField(settings.AUTH_USER_MODEL, models.CASCADE, primary_key=True, related_name="+")
+    until = models.DateTimeField()
+
+    def __str__(self) -> str:
+        return f"{self.user}: {self.until}"
 
 
 # The columns of a call and of its legs, in the order of the fields of machine's values.

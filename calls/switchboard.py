@@ -484,6 +484,11 @@ def tell_line(line: Line) -> None:
     hub.publish(Said((str(line.user_id),), "line", line_view(line)))
 
 
+def tell_history(key: Key, missed: int) -> None:
+    """Tells the user's devices that the history was looked at or changed, and how many missed calls are news."""
+    hub.publish(Said((str(key),), "history", {"missed": missed}))
+
+
 def tell_bye(device: Device, why: str, socket: uuid.UUID | None = None) -> None:
     """Closes the device's socket (or that one socket), wherever it is."""
     hub.publish(Said((str(device.user_id),), "bye", Goodbye(device.pk, why, socket)))
@@ -492,6 +497,7 @@ def tell_bye(device: Device, why: str, socket: uuid.UUID | None = None) -> None:
 hub.decoders.update(
     call=msgspec.msgpack.Decoder(machine.Call).decode,
     line=msgspec.msgpack.decode,
+    history=msgspec.msgpack.decode,
     signal=msgspec.msgpack.Decoder(Mail).decode,
     bye=msgspec.msgpack.Decoder(Goodbye).decode,
 )

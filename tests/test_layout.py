@@ -24,6 +24,7 @@ MAY_IMPORT = {
     "calls.hot": {"calls.machine", "devices.models", "devices.prepared", "devices.presence"},
     "calls.facts": {"calls.machine", "calls.conf", "calls.models", "calls.hot"}
     | {"devices.models", "devices.policy", "devices.presence"},
+    "calls.history": {"calls.machine", "calls.models"},
     "calls.desk": {"calls.machine", "calls.conf", "calls.pool", "calls.switchboard"},
     "calls.hub": set(),
     "calls.pool": {"calls.conf"},
@@ -31,7 +32,7 @@ MAY_IMPORT = {
     "calls.switchboard": {"calls.machine", "calls.conf", "calls.models", "calls.facts", "calls.hot", "calls.hub"}
     | {"devices.models", "devices.policy"},
 }
-WAYS_IN = {"calls.admin", "calls.consumers", "calls.clock", "calls.views", "calls.sign_ins"}
+WAYS_IN = {"calls.admin", "calls.consumers", "calls.clock", "calls.views", "calls.account", "calls.sign_ins"}
 
 
 def name_of(path: Path) -> str:
