@@ -4,12 +4,15 @@ Signed out is 401 with `{"error"}`, a body of the wrong shape 400. Every change 
 """
 
 import datetime as dt
+import uuid
 from collections.abc import Callable
 from functools import wraps
 from typing import Annotated, Any, TypeVar
 
 import msgspec
+from django.contrib.auth import get_user_model
 from django.core.exceptions import BadRequest
+from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.utils import timezone
 from django.views.decorators.cache import never_cache
@@ -18,6 +21,9 @@ from msgspec import Meta, Struct
 
 from calls import history as calls_of
 from calls import switchboard
+from calls.machine import Refused
+from calls.models import name_of
+from devices.models import Device
 
 Body = TypeVar("Body")
 View = Callable[..., HttpResponse]
@@ -96,3 +102,122 @@ def _changed(request: HttpRequest, **more: Any) -> JsonResponse:
     missed = calls_of.missed(request.user.pk)
     switchboard.tell_history(request.user.pk, missed)
     return JsonResponse({"missed": missed, **more})
+
+
+# --- devices ----------------------------------------------------------------------------------------------------------
+
+
+@require_safe
+@signed_in
+def devices(request: HttpRequest) -> JsonResponse:
+    """The own signed-in devices: `{devices: [{id, name, kind, online, seen, since}]}`, those that are online first."""
+    now = timezone.now()
+    found = [
+        {
+            "id": str(each.pk),
+            "name": each.name,
+            "kind": each.kind,
+            "online": each.online_until > now,
+            "seen": each.last_seen_at.isoformat(),
+            "since": each.logged_in_at.isoformat(),
+        }
+        for each in _mine(request).order_by("-last_seen_at")
+    ]
+    return JsonResponse({"devices": sorted(found, key=lambda each: not each["online"])})
+
+
+class Rename(Struct, frozen=True):
+    id: uuid.UUID
+    name: Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[^\x00]*[^\s\x00][^\x00]*$")]
+
+
+@require_POST
+@signed_in
+def device_rename(request: HttpRequest) -> HttpResponse:
+    """Gives an own device another name."""
+    wanted = asked(request, Rename)
+    device = _mine(request).filter(pk=wanted.id).first()
+    if device is None:
+        return JsonResponse({"error": "This device is signed out."}, status=404)
+    switchboard.rename(device, wanted.name.strip())
+    return JsonResponse({})
+
+
+class SignOut(Struct, frozen=True):
+    id: uuid.UUID | None = None  # this one
+    all_but: uuid.UUID | None = None  # or all others
+
+
+@require_POST
+@signed_in
+def device_sign_out(request: HttpRequest) -> HttpResponse:
+    """Signs out one own device, or all but one: `{signed_out}` says how many. Their pages are told at once."""
+    wanted = asked(request, SignOut)
+    mine = _mine(request)
+    match wanted.id, wanted.all_but:
+        case uuid.UUID() as id, None:
+            gone = list(mine.filter(pk=id))
+        case None, uuid.UUID() as id:
+            if not mine.filter(pk=id).exists():
+                return JsonResponse({"error": "This device is signed out."}, status=404)
+            gone = list(mine.exclude(pk=id))
+        case _:
+            raise BadRequest("say which device, or all but which")
+    for device in gone:
+        switchboard.sign_out(device)
+    return JsonResponse({"signed_out": len(gone)})
+
+
+def _mine(request: HttpRequest) -> QuerySet[Device]:
+    return Device.objects.filter(user=request.user.pk, signed_out_at=None)
+
+
+# --- line -------------------------------------------------------------------------------------------------------------
+
+
+@require_safe
+@signed_in
+def line(request: HttpRequest) -> JsonResponse:
+    """The own line as `welcome` has it, and the favourites: `{line, favourites: [{id, name}]}`."""
+    return _line(request)
+
+
+def _line(request: HttpRequest) -> JsonResponse:
+    mine = switchboard.line_of(request.user.pk)
+    people = get_user_model()._default_manager.filter(pk__in=mine.favourites, is_active=True)
+    favourites = [{"id": each.get_username(), "name": name_of(each)} for each in people]
+    return JsonResponse(
+        {"line": switchboard.line_view(mine), "favourites": sorted(favourites, key=lambda each: each["name"])}
+    )
+
+
+class Switch(Struct, frozen=True):
+    on: bool
+
+
+@require_POST
+@signed_in
+def line_dnd(request: HttpRequest) -> JsonResponse:
+    """Switches do not disturb, for all of the user's devices. Answers `{line}`."""
+    changed = switchboard.change_line(request.user.pk, dnd=asked(request, Switch).on)
+    return JsonResponse({"line": switchboard.line_view(changed)})
+
+
+class Favourite(Struct, frozen=True):
+    user: Annotated[str, Meta(min_length=1, max_length=150, pattern=r"^[^\x00]*$")]
+    on: bool
+
+
+@require_POST
+@signed_in
+def line_favourite(request: HttpRequest) -> HttpResponse:
+    """Whose calls ring even when the user does not want to be disturbed. Answers as `line`."""
+    wanted = asked(request, Favourite)
+    other = get_user_model()._default_manager.filter(username=wanted.user).first()
+    if other is None or other == request.user:
+        return JsonResponse({"error": "There is no such person."}, status=404)
+    try:
+        switchboard.favour(request.user.pk, other.pk, wanted.on)
+    except Refused:
+        return JsonResponse({"error": f"{switchboard.MAX_FAVOURITES} favourites are the most."}, status=409)
+    return _line(request)

@@ -24,7 +24,7 @@ from calls.desk import NotHeld, desk
 from calls.hub import Said, hub
 from calls.machine import Refused, Seat
 from calls.sign_ins import SignIn
-from calls.switchboard import CatchUp, Goodbye, Leaving, Mail, Outcome, Perform, Place
+from calls.switchboard import CatchUp, Goodbye, Leaving, Mail, Outcome, Perform, Place, Renamed
 from devices import presence
 
 log = logging.getLogger(__name__)
@@ -271,9 +271,17 @@ class SignalingConsumer(AsyncConsumer):
                 self._send(protocol.encode({"t": "line", "line": content}))
             case "history", dict():
                 self._send(protocol.encode({"t": "history", **content}))
+            case "device", Renamed():
+                self._rename(content)
             case "bye", Goodbye():
                 if content.device == self.device_id and content.socket in (None, self.socket_id):
                     self.bye(content.why, 0)
+
+    def _rename(self, said: Renamed) -> None:
+        if self.seat is not None and said.device == self.seat.device:
+            self.seat = msgspec.structs.replace(self.seat, name=said.name)
+            device = {"id": str(said.device), "name": said.name, "kind": said.kind}
+            self._send(protocol.encode({"t": "device", "device": device}))
 
     def _take_call(self, call: machine.Call, frames: dict[Any, str]) -> None:
         assert self.seat is not None

@@ -120,8 +120,8 @@ class Facts:
         """The person's live calls in this direction."""
         return sum(leg.dir == dir for leg in self.live[key].values())
 
-    def callee(self, user: User) -> machine.Callee:
-        """Somebody to ring, as admission has to know."""
+    def callee(self, user: User, caller: str) -> machine.Callee:
+        """Somebody to ring for this caller, as admission has to know."""
         key = str(user.pk)
         line = self.lines[key]
         choice = policy.choose(line.multi_device, self.devices[key])
@@ -135,6 +135,7 @@ class Facts:
             online=choice.online,
             active=self.count(key, "in"),
             limit=limit(line.max_incoming, "MAX_INCOMING"),
+            dnd=policy.disturbs(line.dnd, line.favourites, caller),
         )
 
 

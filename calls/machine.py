@@ -115,6 +115,7 @@ class Callee(Struct, frozen=True):
     online: bool
     active: int  # live incoming legs
     limit: int
+    dnd: bool = False  # do not disturb, and the caller is no favourite
 
 
 class Invite(Struct, frozen=True, tag=True):
@@ -422,20 +423,25 @@ def _place(invite: Invite, now: dt.datetime) -> Call:
     )  # fmt: skip
     legs = [caller]
     for callee in invite.callees:
-        state: LegState = "ringing"
-        if not callee.reachable:
-            state = "unreachable"
-        elif callee.active >= callee.limit:
-            state = "busy"
+        state, reason = _admission(callee)
         legs.append(
             Leg(
                 key=callee.key, user=callee.user, name=callee.name, dir="in", state=state,
-                reason="incoming_limit" if state == "busy" else None, multi=callee.multi, ring_on=callee.ring_on,
+                reason=reason, multi=callee.multi, ring_on=callee.ring_on,
                 ring_until=now + _s(invite.ring_s) if state == "ringing" else None, online=callee.online, cam=video,
             )
         )  # fmt: skip
     call = Call(id=invite.call, v=1, kind=invite.kind, state="ringing", host=by.key, placed_at=now, legs=tuple(legs))
     return _settle(call, now, "")
+
+
+def _admission(callee: Callee) -> tuple[LegState, Literal["incoming_limit"] | None]:
+    """How the callee's leg begins."""
+    if not callee.reachable:
+        return "unreachable", None
+    if callee.active >= callee.limit:
+        return "busy", "incoming_limit"
+    return ("busy" if callee.dnd else "ringing"), None
 
 
 def _bind(call: Call, leg: Leg, by: Seat, now: dt.datetime, data: Any) -> Call:

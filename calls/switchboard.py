@@ -37,6 +37,7 @@ Key = Any
 
 REMEMBER = dt.timedelta(minutes=10)  # a call id that was hung up before its invite arrived
 MAX_REMEMBERED = 1000  # of one user
+MAX_FAVOURITES = 200  # they are read with every call to the user
 
 
 class Outcome(NamedTuple):
@@ -256,7 +257,7 @@ def _place(facts: Facts, order: Place, done: list[Change]) -> Outcome | None:
         multi=mine.multi_device,
         active=facts.count(seat.key, "out"),
         limit=limit(mine.max_outgoing, "MAX_OUTGOING"),
-        callees=tuple(facts.callee(callee) for callee in callees),
+        callees=tuple(facts.callee(callee, seat.key) for callee in callees),
         kind=order.kind,
         ring_s=order.ring_s,
         data=order.data,
@@ -368,6 +369,7 @@ def line_view(line: Line) -> dict[str, Any]:
         "may_switch": line.may_switch,
         "max_incoming": limit(line.max_incoming, "MAX_INCOMING"),
         "max_outgoing": limit(line.max_outgoing, "MAX_OUTGOING"),
+        "dnd": line.dnd,
     }
 
 
@@ -378,7 +380,7 @@ def line_of(key: Key) -> Line:
 
 
 def change_line(key: Key, **changes: Any) -> Line:
-    """The operator's change of a line: it holds for the next call, and the user's devices are told at once."""
+    """Changes a line: it holds for the next call, and the user's devices are told at once."""
     line_of(key)
     with transaction.atomic(durable=True):
         line = Line.lock([key]).popitem()[1]
@@ -400,6 +402,29 @@ def switch_multi_device(key: Key, on: bool) -> Line:
         line.save(update_fields=["multi_device"])
     tell_line(line)
     return line
+
+
+def favour(key: Key, other: Key, on: bool) -> Line:
+    """Lets the other person's calls through while the user does not want to be disturbed, or no more.
+
+    Refused as `full` beyond MAX_FAVOURITES.
+    """
+    line_of(key)
+    with transaction.atomic(durable=True):
+        line = Line.lock([key]).popitem()[1]
+        kept = [each for each in line.favourites if each != str(other)]
+        if on and len(kept) >= MAX_FAVOURITES:
+            raise Refused("full", limit=MAX_FAVOURITES)
+        line.favourites = [*kept, str(other)] if on else kept
+        line.save(update_fields=["favourites"])
+    tell_line(line)
+    return line
+
+
+def rename(device: Device, name: str) -> None:
+    """Gives the device another name; its page is told at once, and calls that it takes from now on say the new one."""
+    Device.objects.filter(pk=device.pk).update(name=name)
+    hub.publish(Said((str(device.user_id),), "device", Renamed(device.pk, name, device.kind)))
 
 
 def sign_out(device: Device, why: str = "signed_out") -> None:
@@ -474,6 +499,14 @@ class Goodbye(msgspec.Struct, frozen=True):
     socket: uuid.UUID | None = None
 
 
+class Renamed(msgspec.Struct, frozen=True):
+    """A device has this name now."""
+
+    device: uuid.UUID
+    name: str
+    kind: str
+
+
 def tell(*calls: machine.Call) -> None:
     """Shows each call to everybody in it. Each socket renders its own view."""
     hub.publish(*(Said(tuple(leg.key for leg in call.legs), "call", call) for call in calls))
@@ -498,6 +531,7 @@ hub.decoders.update(
     call=msgspec.msgpack.Decoder(machine.Call).decode,
     line=msgspec.msgpack.decode,
     history=msgspec.msgpack.decode,
+    device=msgspec.msgpack.Decoder(Renamed).decode,
     signal=msgspec.msgpack.Decoder(Mail).decode,
     bye=msgspec.msgpack.Decoder(Goodbye).decode,
 )

@@ -25,6 +25,11 @@ class Line(models.Model):
     max_outgoing = models.PositiveSmallIntegerField(
         null=True, blank=True, help_text="Calls at a time. Empty: the platform's default. 0: none."
     )
+    dnd = models.BooleanField(
+        "do not disturb", default=False, db_default=False, help_text="On: only the user's favourites ring."
+    )
+    # Keys of users, as text: read with the row that every call to this user reads anyway.
+    favourites = models.JSONField(default=list, db_default=models.Value([], models.JSONField()), editable=False)
 
     def __str__(self) -> str:
         return f"Line of {self.user}"

@@ -1,11 +1,11 @@
-"""Which of a user's devices ring.
+"""Which of a user's devices ring, and for whom.
 
 Pure: imports neither Django nor Channels nor asyncio, and knows nothing of calls.
 """
 
 import datetime as dt
 import uuid
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
 
@@ -36,3 +36,8 @@ def choose(multi_device: bool, devices: Iterable[Known]) -> Choice:
         return Choice(None, True, online)
     latest = max(known, key=lambda device: (device.online, device.logged_in_at, device.id))
     return Choice(latest.id, True, online)
+
+
+def disturbs(dnd: bool, favourites: Collection[str], caller: str) -> bool:
+    """Whether a call from this person must not ring: do not disturb is on, and the caller is none of the favourites."""
+    return dnd and caller not in favourites

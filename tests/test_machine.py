@@ -3,6 +3,7 @@
 import datetime as dt
 
 import pytest
+from msgspec.structs import replace
 
 from calls import machine
 from calls.machine import Refused, decide, leg_of, view
@@ -72,6 +73,18 @@ def test_a_callee_at_the_limit_is_busy_and_the_call_is_born_ended():
     assert (leg_of(busy, BOB).state, leg_of(busy, BOB).reason) == ("busy", "incoming_limit")
     assert decide(None, walk.invite(active=1, limit=2), T0).state == "ringing"
     assert decide(None, walk.invite(limit=0), T0).reason == "busy"
+
+
+def test_a_callee_who_is_not_to_be_disturbed_is_busy_without_a_reason():
+    def placed(**callee):
+        asked = walk.invite()
+        return decide(None, replace(asked, callees=(replace(asked.callees[0], dnd=True, **callee),)), T0)
+
+    quiet = placed()
+    assert (quiet.state, quiet.reason) == ("ended", "busy")
+    assert (leg_of(quiet, BOB).state, leg_of(quiet, BOB).reason) == ("busy", None)
+    assert leg_of(placed(active=1), BOB).reason == "incoming_limit"  # on the phone as well: the fuller truth
+    assert leg_of(placed(reachable=False), BOB).state == "unreachable"
 
 
 def test_a_callee_without_devices_is_unreachable_at_once():

@@ -3,7 +3,7 @@
 import datetime as dt
 import uuid
 
-from devices.policy import Choice, Known, choose
+from devices.policy import Choice, Known, choose, disturbs
 
 NOON = dt.datetime(2026, 1, 1, 12, tzinfo=dt.UTC)
 
@@ -32,3 +32,10 @@ def test_when_nobody_is_online_the_most_recent_login_is_rung_all_the_same():
 
 def test_nobody_signed_in_is_out_of_reach():
     assert choose(True, []) == choose(False, []) == Choice(None, False, False)
+
+
+def test_do_not_disturb_is_for_everybody_but_favourites():
+    assert not disturbs(False, [], "1")
+    assert disturbs(True, [], "1")
+    assert disturbs(True, ["2"], "1")
+    assert not disturbs(True, ["2", "1"], "1")
