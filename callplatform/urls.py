@@ -3,6 +3,7 @@
 from django.contrib import admin
 from django.contrib.auth import views as auth
 from django.urls import path
+from django.views.i18n import JavaScriptCatalog, set_language
 
 from calls import account, views
 
@@ -10,6 +11,7 @@ urlpatterns = [
     path("", views.client, name="client"),
     path("people/", views.people, name="people"),
     path("history/", account.history, name="history"),
+    path("history/missed/", account.history_missed, name="history-missed"),
     path("history/seen/", account.history_seen, name="history-seen"),
     path("history/hide/", account.history_hide, name="history-hide"),
     path("devices/", account.devices, name="devices"),
@@ -18,6 +20,8 @@ urlpatterns = [
     path("line/", account.line, name="line"),
     path("line/dnd/", account.line_dnd, name="line-dnd"),
     path("line/favourite/", account.line_favourite, name="line-favourite"),
+    path("language/", set_language, name="language"),
+    path("words.js", JavaScriptCatalog.as_view(packages=["calls"]), name="javascript-catalog"),
     path("accounts/login/", auth.LoginView.as_view(), name="login"),
     path("accounts/logout/", views.leave, name="logout"),
     path("admin/", admin.site.urls),

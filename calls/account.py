@@ -67,6 +67,17 @@ def history(request: HttpRequest) -> JsonResponse:
     return JsonResponse({"calls": page.entries, "next": page.next, "missed": calls_of.missed(request.user.pk)})
 
 
+@require_safe
+@signed_in
+def history_missed(request: HttpRequest) -> JsonResponse:
+    """How many missed calls are news: `{missed}`."""
+    return _missed(request)
+
+
+def _missed(request: HttpRequest) -> JsonResponse:
+    return JsonResponse({"missed": calls_of.missed(request.user.pk)})
+
+
 class Seen(Struct, frozen=True):
     until: dt.datetime
 
@@ -78,8 +89,8 @@ def history_seen(request: HttpRequest) -> JsonResponse:
     until = asked(request, Seen).until
     if until.tzinfo is None:
         raise BadRequest("until needs a time zone")
-    calls_of.see(request.user.pk, min(until, timezone.now()))
-    return _changed(request)
+    news = calls_of.see(request.user.pk, min(until, timezone.now()))
+    return _changed(request) if news else _missed(request)
 
 
 class Hide(Struct, frozen=True):

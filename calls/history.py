@@ -15,6 +15,7 @@ from calls.models import HistorySeen, Leg
 
 PAGE = 30
 MISSED_LOOK = 200  # calls back from the last one; the badge counts what was missed among them
+LONG_AGO = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 MISSED = Q(dir="in", state__in=("missed", "cancelled", "busy", "unreachable"))
 
 Outcome = Literal[
@@ -60,10 +61,10 @@ def missed(key: Any) -> int:
     return (legs.filter(call__ended_at__gt=seen) if seen else legs).count()
 
 
-def see(key: Any, until: dt.datetime) -> None:
-    """The user has looked at the calls that ended until then. Never moves back."""
-    HistorySeen.objects.bulk_create([HistorySeen(user_id=key, until=until)], ignore_conflicts=True)
-    HistorySeen.objects.filter(user=key, until__lt=until).update(until=until)
+def see(key: Any, until: dt.datetime) -> bool:
+    """The user has looked at the calls that ended until then; whether that is news. It never moves back."""
+    HistorySeen.objects.bulk_create([HistorySeen(user_id=key, until=LONG_AGO)], ignore_conflicts=True)
+    return HistorySeen.objects.filter(user=key, until__lt=until).update(until=until) > 0
 
 
 def hide(key: Any, ids: Collection[int] | None, hidden: bool = True) -> int:

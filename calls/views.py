@@ -12,11 +12,25 @@ from django.utils import timezone
 from django.views.decorators.csrf import ensure_csrf_cookie
 from django.views.decorators.http import require_POST, require_safe
 
+from calls import history
 from calls.models import name_of
 from calls.switchboard import sign_out
 from devices.models import Device
 
 PEOPLE_A_PAGE = 100
+
+# What the page's scripts ask for, by the names of urls.py.
+URLS = {
+    "history": {"list": "history", "missed": "history-missed", "seen": "history-seen", "hide": "history-hide"},
+    "settings": {
+        "devices": "devices",
+        "rename": "device-rename",
+        "signOut": "device-sign-out",
+        "line": "line",
+        "dnd": "line-dnd",
+        "favourite": "line-favourite",
+    },
+}
 
 
 @require_safe
@@ -29,6 +43,8 @@ def client(request: HttpRequest) -> HttpResponse:
         "socket": "/ws/",
         "people": reverse("people"),
         "login": reverse("login"),
+        "missed": history.missed(request.user.pk),
+        "urls": {part: {name: reverse(url) for name, url in urls.items()} for part, urls in URLS.items()},
     }
     return render(request, "calls/client.html", {"boot": boot})
 

@@ -114,6 +114,12 @@ class Person:
     def hangs_up(self) -> None:
         self.presses("hangup")
 
+    def opens(self, view: str) -> "Person":
+        """One of the page's views: people, history, settings."""
+        self.page.locator(f"[data-view-link={view}]").click()
+        expect(self.page.locator(f"[data-view={view}]")).to_be_visible()
+        return self
+
     # ── what is seen ──
 
     @property

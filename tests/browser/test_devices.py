@@ -154,7 +154,7 @@ def test_taking_over_in_a_call_brings_the_call_along(alice, bob):
 
 
 def test_the_multi_device_switch_is_the_operators_until_the_operator_hands_it_over(alice, sign_in, line):
-    older, newer = sign_in("bob"), sign_in("bob")
+    older, newer = sign_in("bob").opens("settings"), sign_in("bob").opens("settings")
     switch = newer.page.get_by_role("switch", name="Ring all my devices")
     expect(switch).to_be_disabled()
     expect(switch).to_have_attribute("aria-checked", "true")
@@ -163,7 +163,7 @@ def test_the_multi_device_switch_is_the_operators_until_the_operator_hands_it_ov
     expect(switch).to_be_enabled(timeout=PATIENCE_S * 1000)
     switch.click()
     for device in (older, newer):
-        expect(device.page.get_by_role("switch")).to_have_attribute("aria-checked", "false")
+        expect(device.page.locator("#multi-device")).to_have_attribute("aria-checked", "false")
     alice.calls("bob", "audio")
     newer.rings()
     expect(alice.state).to_have_text("Ringing…")

@@ -4,9 +4,9 @@ import { test } from "node:test";
 import { initials, tone } from "../../calls/static/calls/screens.js";
 import { clock, endedWords, problemWords, refusalWords } from "../../calls/static/calls/words.js";
 
-function ended(reason, { dir = "out", mine = "left", secs = 0 } = {}) {
+function ended(reason, { dir = "out", mine = "left", secs = 0, why = "incoming_limit" } = {}) {
   const other = dir === "out" ? "in" : "out";
-  return { reason, secs, legs: [{ user: "me", name: "Me", dir, state: mine }, { user: "bob", name: "Bob", dir: other, state: "left" }] };
+  return { reason, secs, legs: [{ user: "me", name: "Me", dir, state: mine, reason: dir === "in" ? why : null }, { user: "bob", name: "Bob", dir: other, state: "left", reason: dir === "out" ? why : null }] };
 }
 
 for (const [reason, title] of Object.entries({
@@ -81,4 +81,10 @@ test("initials: first and last word, any script", () => {
 test("a person has the same colour everywhere", () => {
   assert.equal(tone("alice"), tone("alice"));
   for (const id of ["alice", "bob", "", "Ω"]) assert.ok(tone(id) >= 0 && tone(id) < 12);
+});
+
+test("who does not want to be disturbed is busy, and is told why the call was missed", () => {
+  assert.equal(endedWords(ended("busy", { why: null }), "me").title, "Bob is busy");
+  assert.equal(endedWords(ended("busy", { dir: "in", mine: "busy", why: null }), "me").detail, "You did not want to be disturbed.");
+  assert.equal(endedWords(ended("busy", { dir: "in", mine: "busy" }), "me").detail, "You were on another call.");
 });

@@ -120,6 +120,9 @@ function hear(frame) {
     identity.steal(); // for this browser's other tabs, and for the next reload
     sessions.repeat();
   }
+  if (frame.t === "history" && frame.missed === 0) phone.missed.clear(); // seen in the history, here or elsewhere
+  if (frame.t === "device") identity.keep({ name: frame.device.name });
+  document.dispatchEvent(new CustomEvent("calls:frame", { detail: frame }));
   if (frame.line) line = frame.line;
   if (Array.isArray(frame.ice)) ice = frame.ice;
   if (frame.t === "signal") return sessions.mail(frame);
@@ -131,6 +134,7 @@ function hear(frame) {
 
 const actions = {
   call: ({ key, kind }) => phone.call(people.find(key), kind),
+  "call-back": ({ user, name, kind }) => phone.call({ id: user, name }, kind),
   "call-again": ({ key }) => phone.callAgain(key),
   answer: ({ key }) => phone.answer(key),
   "answer-audio": ({ key }) => phone.answer(key, { cam: false }),
@@ -236,6 +240,8 @@ function draw() {
   const incoming = incomingFacts(phone, me.id);
   const stage = stageFacts({ phone, sessions, me: me.id, now: now(), since, online, soundBlocked });
   const offline = !online && !gate && (welcomed || now() - offlineSince > 4 * OFFLINE_BANNER_MS);
+  const mayCall = online && !phone.placing && !phone.current;
+  document.dispatchEvent(new CustomEvent("calls:state", { detail: { mayCall } }));
   screens.render({
     user: me,
     device: identity.name,
@@ -246,7 +252,7 @@ function draw() {
     soundBlocked,
     people: { rows: peopleFacts(people), query: people.query, state: people.state },
     mayNotify: attention.mayAsk,
-    mayCall: online && !phone.placing && !phone.current,
+    mayCall,
     notices: noticeFacts(phone, me.id, now()),
     incoming,
     stage,

@@ -1,8 +1,9 @@
 // Ring and ring-back tones, made by WebAudio. Every tone is scheduled whole, with its end, on the audio clock: it needs
 // no timer that a hidden tab would starve, and nothing can make it go on for ever. One tab of a browser makes the sound.
 
+import { note, ringing, TONES } from "./tones.js";
+
 const LOCK = "calls:sound";
-const RING_EVERY_S = 3;
 const RINGBACK_EVERY_S = 4;
 
 export class Sounds {
@@ -17,9 +18,20 @@ export class Sounds {
     this.#options = { AudioContext, locks };
   }
 
-  // Rings for at most `seconds`. Calls onAudible() if and when this tab is the one that is heard.
+  // Rings for at most `seconds`, as this device's settings say; not at all when they say silent. Calls onAudible() if and
+  // when this tab is the one that is heard.
   ring(key, seconds, onAudible = () => {}) {
-    this.#play(key, (signal) => this.#alone(signal, () => this.#start(signal, ringing, seconds, onAudible)));
+    const { tone, volume, silent } = ringing();
+    if (silent) return this.silence();
+    const begin = (signal) => this.#start(signal, TONES[tone], seconds, onAudible, volume);
+    this.#play(key, (signal) => this.#alone(signal, () => begin(signal)));
+  }
+
+  // Lets the person hear the ring tone once.
+  sample() {
+    const { tone, volume } = ringing();
+    this.silence();
+    this.#play(`sample ${tone} ${volume} ${performance.now()}`, (signal) => this.#start(signal, TONES[tone], 2.5, () => {}, volume));
   }
 
   ringBack(key, seconds) {
@@ -86,7 +98,7 @@ export class Sounds {
       .catch(() => {}); // stopped before it was its turn
   }
 
-  async #start(signal, tones, seconds, onAudible = () => {}) {
+  async #start(signal, tones, seconds, onAudible = () => {}, volume = 1) {
     if (!this.#options.AudioContext) return;
     const context = this.#ready();
     const asked = performance.now();
@@ -97,6 +109,7 @@ export class Sounds {
     }
     if (signal.aborted) return;
     const out = context.createGain();
+    out.gain.value = volume;
     out.connect(context.destination);
     tones(context, out, context.currentTime + 0.05, seconds - (performance.now() - asked) / 1000);
     signal.addEventListener("abort", () => hush(context, out), { once: true });
@@ -114,16 +127,6 @@ function hush(context, out) {
   setTimeout(() => out.disconnect(), 150);
 }
 
-// Three rising notes, twice, then rest: soft enough to live with, high enough to be heard in the next room.
-function ringing(context, out, from, seconds) {
-  const notes = [659.26, 830.61, 987.77];
-  for (let start = 0; start + 1.2 < seconds; start += RING_EVERY_S) {
-    for (const repeat of [0, 0.62]) {
-      notes.forEach((pitch, i) => bell(context, out, pitch, from + start + repeat + i * 0.13));
-    }
-  }
-}
-
 // What a telephone in most of the world says: 425 Hz, one second in four.
 function ringingBack(context, out, from, seconds) {
   for (let start = 0; start + 1 < seconds; start += RINGBACK_EVERY_S) {
@@ -134,22 +137,4 @@ function ringingBack(context, out, from, seconds) {
 function ending(context, out, from) {
   note(context, out, { pitch: 523.25, at: from, length: 0.14, level: 0.08, fade: 0.05 });
   note(context, out, { pitch: 392, at: from + 0.16, length: 0.22, level: 0.08, fade: 0.12 });
-}
-
-function bell(context, out, pitch, at) {
-  note(context, out, { pitch, at, length: 0.5, level: 0.16, fade: 0.45 });
-  note(context, out, { pitch: pitch * 2, at, length: 0.25, level: 0.04, fade: 0.22 });
-}
-
-function note(context, out, { pitch, at, length, level, fade }) {
-  const tone = context.createOscillator();
-  const volume = context.createGain();
-  tone.frequency.value = pitch;
-  volume.gain.setValueAtTime(0, at);
-  volume.gain.linearRampToValueAtTime(level, at + 0.012);
-  volume.gain.setValueAtTime(level, at + length - fade);
-  volume.gain.linearRampToValueAtTime(0, at + length);
-  tone.connect(volume).connect(out);
-  tone.start(at);
-  tone.stop(at + length + 0.02);
 }

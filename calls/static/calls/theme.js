@@ -1,7 +1,16 @@
-// Light or dark as the person chose on this device, before anything is painted. A classic script: modules come too late.
-try {
-  const theme = localStorage.getItem("theme");
-  if (theme === "light" || theme === "dark") document.documentElement.dataset.theme = theme;
-} catch {
-  // storage is forbidden: as the system says
-}
+// Before anything is painted: the theme that was chosen on this device. A classic script, because modules come later.
+(() => {
+  const apply = () => {
+    let theme = null;
+    try {
+      theme = localStorage.getItem("theme");
+    } catch {
+      // storage is forbidden: as the system has it
+    }
+    if (theme === "light" || theme === "dark") document.documentElement.dataset.theme = theme;
+    else delete document.documentElement.dataset.theme;
+  };
+  apply();
+  addEventListener("storage", apply); // chosen in another tab
+  addEventListener("calls:theme", apply); // chosen here
+})();

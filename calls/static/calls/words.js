@@ -21,10 +21,12 @@ export function endedWords(view, user) {
   const mine = view.legs.find((leg) => leg.user === user);
   const name = view.legs.find((leg) => leg.user !== user)?.name ?? "";
   if (mine.dir === "in" && ["missed", "cancelled", "busy", "unreachable"].includes(mine.state)) {
-    const detail = mine.state === "busy" ? gettext("You were on another call.") : "";
+    const on = { incoming_limit: gettext("You were on another call.") }[mine.reason];
+    const detail = mine.state === "busy" ? (on ?? gettext("You did not want to be disturbed.")) : "";
     return { title: put(gettext("Missed call from {name}"), { name }), detail, missed: true };
   }
   const length = view.secs ? put(gettext("The call took {time}."), { time: clock(view.secs) }) : "";
+  const limit = view.legs.some((leg) => leg.reason === "incoming_limit");
   const declined = mine.dir === "in" ? gettext("You declined {name}’s call") : gettext("{name} declined the call");
   const words = {
     completed: [gettext("Call ended"), length],
@@ -32,7 +34,7 @@ export function endedWords(view, user) {
     rejected: [declined, ""],
     no_answer: [gettext("{name} did not answer"), gettext("Try again in a little while.")],
     unreachable: [gettext("{name} could not be reached"), gettext("None of their devices is connected.")],
-    busy: [gettext("{name} is on another call"), gettext("Try again in a little while.")],
+    busy: [limit ? gettext("{name} is on another call") : gettext("{name} is busy"), gettext("Try again in a little while.")],
     lost: [gettext("The call was lost"), gettext("One side’s connection did not come back.")],
     operator: [gettext("Ended by the operator"), length],
     expired: [gettext("Call ended"), gettext("It reached the longest time a call may take.")],

@@ -1,0 +1,118 @@
+// Wires the pages beside the calls: history and settings, as views of the one page, so that nothing is unloaded.
+// Between it and main.js are only events of the document: `calls:frame` (what the server said), `calls:state` (whether
+// calls can be placed), and clicks on elements with a data-action.
+import { Account } from "./account.js";
+import { History } from "./history.js";
+import { initials, tone } from "./screens.js";
+import { Settings } from "./settings.js";
+import { Sounds } from "./sounds.js";
+import { Views } from "./views.js";
+
+const TOAST_MS = 7_000;
+
+const boot = JSON.parse(document.getElementById("boot").textContent);
+const byId = (id) => document.getElementById(id);
+const account = new Account({ token: () => document.querySelector("[name=csrfmiddlewaretoken]").value });
+const sounds = new Sounds(() => {});
+let mayCall = false;
+
+function avatar(node, { id, name }) {
+  node.dataset.tone = tone(id);
+  node.textContent = initials(name);
+}
+
+function toast(words, undo) {
+  const node = byId("t-undo").content.firstElementChild.cloneNode(true);
+  node.querySelector("[data-slot=words]").textContent = words;
+  const button = node.querySelector("button");
+  button.hidden = !undo;
+  button.addEventListener("click", () => (node.remove(), undo()));
+  byId("toasts").append(node);
+  setTimeout(() => node.remove(), TOAST_MS);
+}
+
+// A dialog's answer: what was typed (or true) when the person agreed, null otherwise.
+function ask({ title, words = "", label = "", value = null, button }) {
+  const dialog = byId("ask");
+  const field = dialog.querySelector("input");
+  byId("ask-title").textContent = title;
+  byId("ask-words").textContent = words;
+  byId("ask-words").hidden = !words;
+  dialog.querySelector("label").textContent = label;
+  field.parentElement.hidden = field.disabled = value === null;
+  field.value = value ?? "";
+  byId("ask-ok").textContent = button;
+  dialog.returnValue = "";
+  dialog.showModal();
+  if (value !== null) field.select();
+  return new Promise((resolve) => {
+    const done = () => {
+      const agreed = dialog.returnValue === "ok";
+      resolve(agreed ? (value === null ? true : field.value.trim()) : null);
+    };
+    dialog.addEventListener("close", done, { once: true });
+    dialog.querySelector("[data-cancel]").onclick = () => dialog.close("");
+  });
+}
+
+const history = new History(document, {
+  account,
+  urls: boot.urls.history,
+  avatar,
+  toast,
+  undo: toast,
+  confirm: ask,
+  mayCall: () => mayCall,
+  onMissed: (count) => views?.badge(count),
+});
+
+const settings = new Settings(document, {
+  account,
+  urls: { ...boot.urls.settings, people: boot.people },
+  avatar,
+  toast,
+  confirm: ask,
+  ask,
+  sample: () => sounds.sample(),
+  storage: globalThis.localStorage,
+});
+
+let views = null;
+views = new Views(document, window, (name) => {
+  if (name === "history") history.load();
+  if (name === "settings") settings.load();
+});
+views.badge(boot.missed);
+
+const MISSED = ["missed", "cancelled", "busy", "unreachable"];
+let welcomed = false;
+
+async function countMissed() {
+  const found = await account.read(boot.urls.history.missed);
+  if (found) views.badge(found.missed);
+}
+
+document.addEventListener("calls:frame", ({ detail: frame }) => {
+  settings.hear(frame);
+  const over = frame.t === "call" && frame.call.state === "ended";
+  const unsure = frame.t === "history" && !Number.isInteger(frame.missed);
+  if (frame.t === "history" && !unsure) views.badge(frame.missed);
+  if (views.current === "history" && (over || frame.t === "history")) history.load();
+  else if (unsure || (over && MISSED.includes(frame.call.me.state)) || (frame.t === "welcome" && welcomed)) countMissed();
+  welcomed ||= frame.t === "welcome";
+});
+
+document.addEventListener("calls:state", ({ detail }) => {
+  if (detail.mayCall === mayCall) return;
+  mayCall = detail.mayCall;
+  history.allow();
+});
+
+document.addEventListener("keydown", (event) => {
+  const typing = /^(INPUT|TEXTAREA|SELECT)$/.test(event.target.tagName) || event.altKey || event.ctrlKey || event.metaKey;
+  if (event.key !== "/" || typing || views.current !== "history" || byId("home").inert) return;
+  history.search();
+  event.preventDefault();
+});
+
+document.addEventListener("visibilitychange", () => document.visibilityState === "visible" && history.look());
