@@ -100,6 +100,20 @@ class Environment:
                 )
         return urls
 
+    def push_key(self, name: str) -> str:
+        """A private key of Web Push, as `manage.py push_keys` prints it."""
+        value = self.text(name)
+        if value and not re.fullmatch(r"[A-Za-z0-9_-]{43}", value):
+            raise ImproperlyConfigured(f"{name} is not a key of 43 letters: make one with `manage.py push_keys`.")
+        return value
+
+    def contact(self, name: str) -> str:
+        """An address for people, like `mailto:ops@example.com` or `https://example.com/contact`."""
+        value = self.text(name)
+        if value and not re.fullmatch(r"mailto:[^@\s]+@[^@\s]+|https://\S+", value):
+            raise ImproperlyConfigured(f"{name} is {value!r}: it must look like mailto:ops@example.com.")
+        return value
+
     def database(self, name: str) -> dict[str, Any] | None:
         """Django's settings of one database, from `postgres://user:password@host:port/name` or `sqlite:///file`."""
         url = self.text(name)

@@ -125,7 +125,13 @@ CALLS: dict[str, Any] = {
     "TURN_SECRET": env.text("TURN_SECRET"),
     "TURN_TTL_S": env.whole("TURN_TTL_S", 3600, least=60),
     "DB_THREADS": env.whole("DB_THREADS", 8, least=1, most=200),
+    "PUSH_KEY": env.push_key("PUSH_KEY"),
+    "PUSH_CONTACT": env.contact("PUSH_CONTACT"),
 }
+if PUSH_HOSTS := env.hosts("PUSH_HOSTS"):
+    CALLS["PUSH_HOSTS"] = PUSH_HOSTS
+if CALLS["PUSH_KEY"] and not CALLS["PUSH_CONTACT"]:
+    raise ImproperlyConfigured("PUSH_CONTACT is not set, but PUSH_KEY is: push services want to know whom to write to.")
 if CALLS["TURN_URLS"] and not CALLS["TURN_SECRET"]:
     raise ImproperlyConfigured("TURN_SECRET is not set, but TURN_URLS is: give the secret that the TURN server shares.")
 

@@ -14,13 +14,15 @@ from django.contrib.auth import get_user_model
 from django.core.exceptions import BadRequest
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.middleware.csrf import get_token
 from django.utils import timezone
+from django.utils.translation import gettext
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_POST, require_safe
 from msgspec import Meta, Struct
 
 from calls import history as calls_of
-from calls import switchboard
+from calls import machine, models, push, switchboard
 from calls.machine import Refused
 from calls.models import name_of
 from devices.models import Device
@@ -121,7 +123,7 @@ def _changed(request: HttpRequest, **more: Any) -> JsonResponse:
 @require_safe
 @signed_in
 def devices(request: HttpRequest) -> JsonResponse:
-    """The own signed-in devices: `{devices: [{id, name, kind, online, seen, since}]}`, those that are online first."""
+    """The own signed-in devices, the online ones first: `{devices: [{id, name, kind, online, seen, since, push}]}`."""
     now = timezone.now()
     found = [
         {
@@ -131,6 +133,7 @@ def devices(request: HttpRequest) -> JsonResponse:
             "online": each.online_until > now,
             "seen": each.last_seen_at.isoformat(),
             "since": each.logged_in_at.isoformat(),
+            "push": each.push is not None,
         }
         for each in _mine(request).order_by("-last_seen_at")
     ]
@@ -177,6 +180,40 @@ def device_sign_out(request: HttpRequest) -> HttpResponse:
     for device in gone:
         switchboard.sign_out(device)
     return JsonResponse({"signed_out": len(gone)})
+
+
+class Keys(Struct, frozen=True):
+    p256dh: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{87}=?$")]
+    auth: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{22}(==)?$")]
+
+
+class Subscription(Struct, frozen=True):
+    """What `PushSubscription.toJSON()` says in a browser."""
+
+    endpoint: Annotated[str, Meta(max_length=1000)]
+    keys: Keys
+
+
+class Subscribe(Struct, frozen=True):
+    id: uuid.UUID
+    subscription: Subscription | None
+
+
+@require_POST
+@signed_in
+def device_push(request: HttpRequest) -> HttpResponse:
+    """Where an own device is woken when its page is closed; None: nowhere any more. Answers `{push}`."""
+    wanted = asked(request, Subscribe)
+    subscription = wanted.subscription
+    if subscription is not None and not push.may_be_pushed_to(subscription.endpoint):
+        return JsonResponse({"error": "This push service is not one that the operator allows."}, status=403)
+    if subscription is not None:  # whoever used this browser before is not called here any more
+        others = Device.objects.filter(push__endpoint=subscription.endpoint).exclude(user=request.user.pk)
+        others.update(push=None)
+    changed = _mine(request).filter(pk=wanted.id).update(push=msgspec.to_builtins(subscription))
+    if not changed:
+        return JsonResponse({"error": "This device is signed out."}, status=404)
+    return JsonResponse({"push": subscription is not None})
 
 
 def _mine(request: HttpRequest) -> QuerySet[Device]:
@@ -232,3 +269,53 @@ def line_favourite(request: HttpRequest) -> HttpResponse:
     except Refused:
         return JsonResponse({"error": f"{switchboard.MAX_FAVOURITES} favourites are the most."}, status=409)
     return _line(request)
+
+
+# --- a call, as a service worker asks for it --------------------------------------------------------------------------
+
+
+@require_safe
+@signed_in
+def ringing(request: HttpRequest, call_id: uuid.UUID) -> HttpResponse:
+    """What a device that was woken shows: `{rings, title, body, answer, reject, token}`, in the user's language.
+
+    When it does not ring any more, `title` says what was missed, or is empty. 404 when it never rang here.
+    """
+    found = _rung(request, call_id)
+    if found is None:
+        return JsonResponse({"error": "There is no such call."}, status=404)
+    call, leg, _ = found
+    name = next(each.name for each in call.legs if each is not leg)
+    kind = gettext("Incoming video call") if call.kind == "video" else gettext("Incoming call")
+    said: dict[str, Any] = {"rings": leg.state == "ringing", "title": name, "body": kind}
+    if leg.state == "ringing":
+        said |= {"answer": gettext("Answer"), "reject": gettext("Decline"), "token": get_token(request)}
+    elif leg.state in ("missed", "cancelled", "unreachable"):
+        said |= {"title": gettext("Missed call from %(name)s") % {"name": name}, "body": ""}
+    else:
+        said |= {"title": "", "body": ""}
+    return JsonResponse(said)
+
+
+@require_POST
+@signed_in
+def ringing_reject(request: HttpRequest, call_id: uuid.UUID) -> HttpResponse:
+    """Declines the call, for all of the user's devices. Answers `{rejected}`."""
+    found = _rung(request, call_id)
+    if found is None:
+        return JsonResponse({"error": "There is no such call."}, status=404)
+    call, leg, device = found
+    seat = machine.Seat(leg.key, device.pk, device.name, uuid.uuid4())  # no page of it is open
+    outcome = switchboard.perform(call.id, machine.Reject(seat))
+    return JsonResponse({"rejected": outcome.refused is None})
+
+
+def _rung(request: HttpRequest, call_id: uuid.UUID) -> tuple[machine.Call, machine.Leg, Device] | None:
+    """The call, the user's leg in it, and the device of this sign-in that it rings or rang on."""
+    call = models.load(call_id)
+    leg = machine.leg_of(call, str(request.user.pk)) if call else None
+    if call is None or leg is None or leg.dir != "in":
+        return None
+    here = _mine(request).filter(session_key=request.session.session_key or "")
+    device = next((each for each in here if machine.visible(leg, each.pk)), None)
+    return (call, leg, device) if device else None

@@ -31,6 +31,15 @@ DEFAULTS: dict[str, Any] = {
     "TURN_URLS": [],
     "TURN_SECRET": "",
     "TURN_TTL_S": 3600,
+    "PUSH_KEY": "",
+    "PUSH_CONTACT": "",
+    "PUSH_HOSTS": [
+        "fcm.googleapis.com",
+        "jmt17.google.com",
+        ".push.services.mozilla.com",
+        ".notify.windows.com",
+        "web.push.apple.com",
+    ],
 }
 
 

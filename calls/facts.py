@@ -52,6 +52,7 @@ class Facts:
         self.seen: dict[uuid.UUID, dt.datetime] = {}
         self.strangers: set[uuid.UUID] = set()  # sockets whose device is no longer theirs
         self.invites: dict[uuid.UUID, machine.Invite] = {}
+        self.asleep: set[str] = set()  # callees with a device that has to be woken
         self.merged: list[models.SpentInvite] = []
 
     def gather(self, wanted: hot.Wanted) -> None:
@@ -64,8 +65,8 @@ class Facts:
         self.lines = {str(line.user_id): line for line in world.lines or ()}
         for call, host, user, dir, state, device, held in world.live or ():
             self.live[user][call] = Live(host, dir, state, device, held)
-        for user, id, logged_in_at, online_until in world.devices or ():
-            self.devices[user].append(policy.Known(id, logged_in_at, online_until > self.now))
+        for user, id, logged_in_at, online_until, push in world.devices or ():
+            self.devices[user].append(policy.Known(id, logged_in_at, online_until > self.now, push))
         self.spent = {id: Spent(key, call) for id, key, call in world.spent or ()}
         self.seen = dict(world.seen or ())
         self.strangers = world.strangers
@@ -125,6 +126,8 @@ class Facts:
         key = str(user.pk)
         line = self.lines[key]
         choice = policy.choose(line.multi_device, self.devices[key])
+        if choice.asleep:
+            self.asleep.add(key)
         return machine.Callee(
             key=key,
             user=user.get_username(),
@@ -149,12 +152,12 @@ def _by_orm(wanted: hot.Wanted, *, now: dt.datetime, until: dt.datetime, skip_lo
     legs = models.Leg.objects.filter(models.LIVE, user__in=people).order_by()
     live = legs.values_list("call", "call__host", "user", "dir", "state", "device", "held")
     signed_in = Device.objects.filter(user__in=people, signed_out_at=None)
-    devices = signed_in.values_list("user", "id", "logged_in_at", "online_until")
+    devices = signed_in.values_list("user", "id", "logged_in_at", "online_until", "push")
     spent = models.SpentInvite.objects.filter(pk__in=wanted.invites).values_list("id", "user", "call")
     return hot.World(
         list(calls.values()),
         [(call, str(host), str(user), dir, state, device, held) for call, host, user, dir, state, device, held in live],
-        [(str(user), id, logged_in_at, online_until) for user, id, logged_in_at, online_until in devices],
+        [(str(user), id, login, until, push is not None) for user, id, login, until, push in devices],
         [(id, str(user), call) for id, user, call in spent],
         list(Device.objects.filter(pk__in=wanted.watched).values_list("id", "last_seen_at")),
         list(users),

@@ -47,8 +47,8 @@ class World(Struct):
     calls: list[Call] | None = None
     live: list[tuple[uuid.UUID, str, str, str, str, uuid.UUID | None, bool]] | None = None
     """Live legs: call, its host, person, direction, state, device, held."""
-    devices: list[tuple[str, uuid.UUID, dt.datetime, dt.datetime]] | None = None
-    """Signed-in devices: person, device, login, until when it counts as online."""
+    devices: list[tuple[str, uuid.UUID, dt.datetime, dt.datetime, bool]] | None = None
+    """Signed-in devices: person, device, login, until when it counts as online, whether it can be woken."""
     spent: list[tuple[uuid.UUID, str, uuid.UUID | None]] | None = None
     """Invites whose id is spent: id, person, the call that it became."""
     seen: list[tuple[uuid.UUID, dt.datetime]] | None = None
@@ -79,7 +79,7 @@ READ = {
         WHERE leg.user_id = ANY({people}) AND leg.state IN ('ringing', 'joined')
     """,
     "devices": """
-        SELECT json_agg(json_build_array(user_id::text, id, logged_in_at, online_until))
+        SELECT json_agg(json_build_array(user_id::text, id, logged_in_at, online_until, push IS NOT NULL))
         FROM devices_device WHERE user_id = ANY({people}) AND signed_out_at IS NULL
     """,
     "spent": """

@@ -21,7 +21,7 @@ from django.conf import settings
 from django.db import IntegrityError, transaction
 from django.utils import timezone
 
-from calls import conf, machine, models
+from calls import conf, machine, models, push
 from calls.facts import Facts, Spent, limit
 from calls.hot import Wanted
 from calls.hub import Said, hub
@@ -50,10 +50,12 @@ class Outcome(NamedTuple):
 
 
 class Settled(NamedTuple):
-    """The outcome of each order, and the calls that changed, each as often as it did."""
+    """The outcome of each order, the calls that changed, each as often as it did, and those that ring where a device
+    has to be woken."""
 
     outcomes: list[Outcome | None]
     changed: list[machine.Call]
+    asleep: list[machine.Call] = []
 
 
 class Leaving(NamedTuple):
@@ -133,7 +135,7 @@ def decide_together(orders: Sequence[Order], beats: Sequence[Beat | None] = (), 
     """The same for a caller that does the telling. With `beats`, one for each order, the devices are heard from too."""
     for last_try in (False, False, True):
         try:
-            return _settle(orders, beats, wait)
+            settled = _settle(orders, beats, wait)
         except NoLine as missing:
             Line.make(missing.users)
         except IntegrityError as error:
@@ -142,6 +144,9 @@ def decide_together(orders: Sequence[Order], beats: Sequence[Beat | None] = (), 
             placing = any(isinstance(order, Place) for order in orders)
             if last_try or (not placing and "one_entry_a_version" in str(error)):
                 raise
+        else:
+            push.sender.ring(settled.asleep)
+            return settled
     raise RuntimeError("the lines of a call could not be made")
 
 
@@ -167,7 +172,12 @@ def _settle(orders: Sequence[Order], beats: Sequence[Beat | None], wait: bool) -
             outcomes.append(outcome)
             changes += done
         models.store(changes, facts.merged, now)
-    return Settled(outcomes, [change.after for change in changes])
+    asleep = [each.after for each in changes if isinstance(each.command, machine.Invite) and _rings(each.after, facts)]
+    return Settled(outcomes, [change.after for change in changes], asleep)
+
+
+def _rings(call: machine.Call, facts: Facts) -> bool:
+    return any(leg.state == "ringing" and leg.key in facts.asleep for leg in call.legs)
 
 
 def _wanted(orders: Sequence[Order], beats: Sequence[Beat | None]) -> Wanted:
@@ -432,7 +442,7 @@ def sign_out(device: Device, why: str = "signed_out") -> None:
     with transaction.atomic(durable=True):
         Line.lock([device.user_id])  # a call placed at this moment sees the device, and is found below, or does not
         signed_in = Device.objects.filter(pk=device.pk, signed_out_at=None)
-        signed_in.update(signed_out_at=timezone.now(), online_until=timezone.now(), page=None, socket=None)
+        signed_in.update(signed_out_at=timezone.now(), online_until=timezone.now(), page=None, socket=None, push=None)
         shared = Device.objects.filter(session_key=device.session_key, signed_out_at=None).exists()
     if device.session_key and not shared:
         import_module(settings.SESSION_ENGINE).SessionStore(device.session_key).delete()

@@ -1,5 +1,6 @@
-"""The client's page, the people in it, and signing out."""
+"""The client's page, the people in it, what makes it an application, and signing out."""
 
+import msgspec
 from django.conf import settings
 from django.contrib.auth import get_user_model, logout
 from django.contrib.auth.decorators import login_required
@@ -7,12 +8,16 @@ from django.core.paginator import Paginator
 from django.db.models import Exists, OuterRef, Q
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import redirect, render
+from django.template.loader import render_to_string
+from django.templatetags.static import static
 from django.urls import reverse
 from django.utils import timezone
+from django.utils.translation import get_language, gettext
+from django.views.decorators.cache import never_cache
 from django.views.decorators.csrf import ensure_csrf_cookie
 from django.views.decorators.http import require_POST, require_safe
 
-from calls import history
+from calls import conf, history, push
 from calls.models import name_of
 from calls.switchboard import sign_out
 from devices.models import Device
@@ -28,6 +33,7 @@ URLS = {
         "signOut": "device-sign-out",
         "line": "line",
         "dnd": "line-dnd",
+        "push": "device-push",
         "favourite": "line-favourite",
     },
 }
@@ -43,6 +49,8 @@ def client(request: HttpRequest) -> HttpResponse:
         "socket": "/ws/",
         "people": reverse("people"),
         "login": reverse("login"),
+        "worker": reverse("worker"),
+        "push": push.public_key(conf.get("PUSH_KEY")) if conf.get("PUSH_KEY") else None,
         "missed": history.missed(request.user.pk),
         "urls": {part: {name: reverse(url) for name, url in urls.items()} for part, urls in URLS.items()},
     }
@@ -65,6 +73,56 @@ def people(request: HttpRequest) -> JsonResponse:
     page = pages.get_page(request.GET.get("page"))
     found = [{"id": each.get_username(), "name": name_of(each), "online": each.online} for each in page]
     return JsonResponse({"people": found, "more": page.has_next()})
+
+
+ICONS = (("calls/icon-192.png", "192x192", "any"), ("calls/icon-512.png", "512x512", "any"))
+MASKABLE = (("calls/icon-maskable-512.png", "512x512", "maskable"),)
+
+
+@require_safe
+def manifest(request: HttpRequest) -> JsonResponse:
+    """What makes the page an application that can be installed."""
+    icons = [
+        {"src": static(path), "sizes": sizes, "type": "image/png", "purpose": purpose}
+        for path, sizes, purpose in ICONS + MASKABLE
+    ]
+    said = {
+        "id": "/",
+        "name": gettext("Calls"),
+        "short_name": gettext("Calls"),
+        "description": gettext("Voice and video calls between people, on all their devices."),
+        "lang": get_language(),
+        "start_url": reverse("client"),
+        "scope": "/",
+        "display": "standalone",
+        "background_color": "#f4f5f8",
+        "theme_color": "#3f57d6",
+        "icons": icons,
+        "shortcuts": [
+            {"name": gettext("History"), "url": reverse("client") + "#history"},
+            {"name": gettext("Settings"), "url": reverse("client") + "#settings"},
+        ],
+    }
+    return JsonResponse(said, content_type="application/manifest+json")
+
+
+KEPT = ("calls/base.css", "calls/theme.js", "calls/icon.svg")  # what the page for no connection is made of
+
+
+@require_safe
+@never_cache
+def worker(request: HttpRequest) -> HttpResponse:
+    """The service worker. It stands at the root, because a worker has power only over what is below it."""
+    kept = [reverse("offline"), *(static(path) for path in KEPT)]
+    facts = {"kept": kept, "icon": static("calls/icon-192.png"), "badge": static("calls/badge-96.png")}
+    script = render_to_string("calls/worker.js", {"facts": msgspec.json.encode(facts).decode()}, request)
+    return HttpResponse(script, content_type="text/javascript; charset=utf-8")
+
+
+@require_safe
+def offline(request: HttpRequest) -> HttpResponse:
+    """What the worker shows when there is no connection; it knows nobody."""
+    return render(request, "calls/offline.html")
 
 
 @require_POST

@@ -71,6 +71,8 @@ class Device(models.Model):
     # The one live page, and its socket: a late goodbye of an older socket must not clear a newer one's.
     page = models.UUIDField(null=True, editable=False)
     socket = models.UUIDField(null=True, editable=False)
+    # Where to push to while the page is closed: {endpoint, keys: {p256dh, auth}}, as the browser gave it.
+    push = models.JSONField(null=True, editable=False)
 
     class Meta:
         indexes = [

@@ -15,14 +15,17 @@ class Known(NamedTuple):
     id: uuid.UUID
     logged_in_at: dt.datetime  # a reconnect does not move it
     online: bool
+    push: bool = False  # it can be woken while it is offline
 
 
 class Choice(NamedTuple):
-    """Who rings. `only` is None when every signed-in device rings; `reachable` is False when there is none."""
+    """Who rings. `only` is None when every signed-in device rings; `reachable` is False when there is none; `asleep` is
+    True when one that rings is offline and can be woken."""
 
     only: uuid.UUID | None
     reachable: bool
     online: bool
+    asleep: bool = False
 
 
 def choose(multi_device: bool, devices: Iterable[Known]) -> Choice:
@@ -33,9 +36,9 @@ def choose(multi_device: bool, devices: Iterable[Known]) -> Choice:
     if not known:
         return Choice(None, False, False)
     if multi_device:
-        return Choice(None, True, online)
+        return Choice(None, True, online, any(device.push and not device.online for device in known))
     latest = max(known, key=lambda device: (device.online, device.logged_in_at, device.id))
-    return Choice(latest.id, True, online)
+    return Choice(latest.id, True, online, latest.push and not latest.online)
 
 
 def disturbs(dnd: bool, favourites: Collection[str], caller: str) -> bool:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 from django.db import connection, transaction
+from django.db.models import BooleanField, ExpressionWrapper, Q
 from django.utils import timezone
 
 from devices import prepared
@@ -93,9 +94,11 @@ def known(user_ids: Iterable[Any]) -> dict[str, list[Known]]:
     """The users' signed-in devices, by the user's key."""
     now = timezone.now()
     rows = Device.objects.filter(user__in=user_ids, signed_out_at=None)
+    rows = rows.annotate(can_wake=ExpressionWrapper(Q(push__isnull=False), BooleanField()))
     found: dict[str, list[Known]] = {}
-    for user, id, logged_in_at, online_until in rows.values_list("user", "id", "logged_in_at", "online_until"):
-        found.setdefault(str(user), []).append(Known(id, logged_in_at, online_until > now))
+    columns = ("user", "id", "logged_in_at", "online_until", "can_wake")
+    for user, id, logged_in_at, online_until, can_wake in rows.values_list(*columns):
+        found.setdefault(str(user), []).append(Known(id, logged_in_at, online_until > now, can_wake))
     return found
 
 

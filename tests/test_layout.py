@@ -24,12 +24,14 @@ MAY_IMPORT = {
     "calls.hot": {"calls.machine", "devices.models", "devices.prepared", "devices.presence"},
     "calls.facts": {"calls.machine", "calls.conf", "calls.models", "calls.hot"}
     | {"devices.models", "devices.policy", "devices.presence"},
+    "calls.push": {"calls.machine", "calls.conf", "calls.models", "devices.models"},
     "calls.history": {"calls.machine", "calls.models"},
     "calls.desk": {"calls.machine", "calls.conf", "calls.pool", "calls.switchboard"},
     "calls.hub": set(),
     "calls.pool": {"calls.conf"},
     "calls.ice": {"calls.conf"},
     "calls.switchboard": {"calls.machine", "calls.conf", "calls.models", "calls.facts", "calls.hot", "calls.hub"}
+    | {"calls.push"}
     | {"devices.models", "devices.policy"},
 }
 WAYS_IN = {"calls.admin", "calls.consumers", "calls.clock", "calls.views", "calls.account", "calls.sign_ins"}

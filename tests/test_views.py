@@ -70,3 +70,26 @@ async def test_signing_out_closes_the_page_and_leaves_the_call(page, people):
 
 def test_signing_out_is_a_post(alice):
     assert alice.get("/accounts/logout/").status_code == 405
+
+
+def test_the_page_can_be_installed_and_its_worker_keeps_nothing_of_anybody(people):
+    import json
+    from pathlib import Path
+
+    from django.contrib.staticfiles import finders
+
+    client = Client()
+    manifest = client.get("/manifest.webmanifest").json()
+    assert (manifest["display"], manifest["start_url"], manifest["scope"]) == ("standalone", "/", "/")
+    for icon in manifest["icons"]:
+        assert finders.find(icon["src"].removeprefix("/static/")), icon
+    assert {icon["purpose"] for icon in manifest["icons"]} == {"any", "maskable"}
+    worker = client.get("/worker.js")
+    assert worker["Content-Type"].startswith("text/javascript")
+    facts = json.loads(worker.content.decode().partition("const FACTS = ")[2].partition(";\n")[0])
+    for url in facts["kept"]:
+        assert url == "/offline/" or finders.find(url.removeprefix("/static/"))
+    signed_in = Client()
+    signed_in.force_login(people["alice"])
+    assert signed_in.get("/offline/").content == client.get("/offline/").content
+    assert Path(finders.find("calls/icon-180.png")).read_bytes()[:4] == b"\x89PNG"

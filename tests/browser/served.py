@@ -46,6 +46,8 @@ class Site:
             "ALLOWED_HOSTS": "127.0.0.1",
             "RING_S": str(RING_S),
             "DEMO_PASSWORD": PASSWORD,
+            "PUSH_KEY": "m4Y6yUTgzdHuwkv_JcGpmMeqcmUFYFyKo1XnkPLVzRI",
+            "PUSH_CONTACT": "mailto:ops@example.com",
         }
 
     def make(self) -> None:

@@ -149,6 +149,76 @@ def test_the_theme_is_there_before_anything_is_painted_and_the_ring_is_as_chosen
     bob.rings()
 
 
+def pushed(person, call):
+    """What the browser does when a push arrives. No push service is asked: Chromium's own takes a real account."""
+    devtools = person.context.new_cdp_session(person.page)
+    found = []
+    devtools.on("ServiceWorker.workerRegistrationUpdated", lambda said: found.extend(said["registrations"]))
+    devtools.send("ServiceWorker.enable")
+    while not found:
+        person.page.wait_for_timeout(20)
+    message = {"origin": person.url, "registrationId": found[-1]["registrationId"], "data": f'{{"call": "{call}"}}'}
+    devtools.send("ServiceWorker.deliverPushMessage", message)
+    devtools.detach()
+
+
+SHOWN = """async (tag) => {
+    const shown = await (await navigator.serviceWorker.ready).getNotifications({ tag });
+    return shown.map(({ title, body, actions }) => [title, body, actions.map(({ action }) => action).join()]);
+}"""
+
+
+def shown(person, call, title):
+    """The notifications of this call, once there is one with this title."""
+    for _ in range(200):
+        found = person.page.evaluate(SHOWN, call)
+        if found and found[0][0] == title:
+            break
+        person.page.wait_for_timeout(50)
+    return found
+
+
+def test_a_push_shows_who_calls_and_a_second_one_what_became_of_it(alice, bob):
+    bob.context.grant_permissions(["notifications"])
+    bob.page.evaluate("navigator.serviceWorker.ready.then(() => true)")
+    alice.calls("bob", "audio")
+    bob.rings()
+    call = bob.ring.get_attribute("data-key")
+    pushed(bob, call)
+    assert shown(bob, call, "Alice") == [["Alice", "Incoming call", "answer,reject"]]
+    alice.hangs_up()
+    expect(bob.ring).to_have_count(0)
+    pushed(bob, call)
+    assert shown(bob, call, "Missed call from Alice") == [["Missed call from Alice", "", ""]]
+    assert bob.page.evaluate("async () => (await caches.keys()).length") == 1
+    kept = bob.page.evaluate(
+        "async () => (await (await caches.open((await caches.keys())[0])).keys()).map((r) => r.url)"
+    )
+    assert all("/static/" in url or url.endswith("/offline/") for url in kept)
+
+
+def test_a_call_answered_in_a_notification_is_answered_by_the_page_that_it_opens(alice, sign_in):
+    bob = sign_in("bob", "phone")
+    alice.calls("bob", "audio")
+    call = bob.rings().ring.get_attribute("data-key")
+    bob.page.goto(f"{bob.url}/?device=phone&answer={call}")
+    bob.sees("in_call")
+    alice.has_media(video=False)
+    assert "answer=" not in bob.page.url
+
+
+def test_without_a_connection_there_is_a_page_that_says_so(bob, expected_troubles):
+    expected_troubles.append("ERR_INTERNET_DISCONNECTED")
+    bob.page.evaluate("navigator.serviceWorker.ready.then(() => true)")
+    bob.context.set_offline(True)
+    bob.page.reload()
+    expect(bob.page.get_by_role("heading")).to_have_text("No connection")
+    assert bob.page.evaluate("getComputedStyle(document.querySelector('.door-card')).borderRadius") != "0px"
+    bob.context.set_offline(False)
+    bob.page.get_by_role("link", name="Try again").click()
+    bob.is_online()
+
+
 @pytest.mark.parametrize("size", SIZES)
 def test_pictures_of_the_views(sign_in, take, size):
     alice, carol = sign_in("alice", **SIZES[size]), sign_in("carol", **SIZES[size], color_scheme="dark")

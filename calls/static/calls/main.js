@@ -195,6 +195,8 @@ function act(name, about) {
   actions[name]?.(about);
 }
 
+document.addEventListener("calls:do", ({ detail }) => act(detail.name, detail));
+
 // kind: mic, cam or speaker
 async function changeGear(kind, id) {
   gear.choose(kind, id);

@@ -1,8 +1,9 @@
 // Wires the pages beside the calls: history and settings, as views of the one page, so that nothing is unloaded.
 // Between it and main.js are only events of the document: `calls:frame` (what the server said), `calls:state` (whether
-// calls can be placed), and clicks on elements with a data-action.
+// calls can be placed) and `calls:do` (an action without a click), and clicks on elements with a data-action.
 import { Account } from "./account.js";
 import { History } from "./history.js";
+import { Push } from "./push.js";
 import { initials, tone } from "./screens.js";
 import { Settings } from "./settings.js";
 import { Sounds } from "./sounds.js";
@@ -66,6 +67,34 @@ const history = new History(document, {
   onMissed: (count) => views?.badge(count),
 });
 
+// A call that somebody answered in a notification: as soon as it rings here.
+let wanted = new URLSearchParams(location.search).get("answer");
+if (wanted) {
+  const rest = new URLSearchParams(location.search);
+  rest.delete("answer");
+  globalThis.history.replaceState(null, "", `${location.pathname}${rest.size ? `?${rest}` : ""}${location.hash}`);
+}
+
+const ringing = new Set();
+
+function answerWanted() {
+  if (!wanted || !ringing.has(wanted)) return;
+  const detail = { name: "answer", key: wanted };
+  wanted = null;
+  setTimeout(() => document.dispatchEvent(new CustomEvent("calls:do", { detail }))); // when main.js has heard of it too
+}
+
+const push = new Push({
+  worker: boot.worker,
+  key: boot.push,
+  account,
+  url: boot.urls.settings.push,
+  onAnswer: (id) => {
+    wanted = id;
+    answerWanted();
+  },
+});
+
 const settings = new Settings(document, {
   account,
   urls: { ...boot.urls.settings, people: boot.people },
@@ -74,6 +103,7 @@ const settings = new Settings(document, {
   confirm: ask,
   ask,
   sample: () => sounds.sample(),
+  push,
   storage: globalThis.localStorage,
 });
 
@@ -94,6 +124,11 @@ async function countMissed() {
 
 document.addEventListener("calls:frame", ({ detail: frame }) => {
   settings.hear(frame);
+  for (const view of [frame.call, ...(Array.isArray(frame.calls) ? frame.calls : [])]) {
+    if (view?.me?.state === "ringing") ringing.add(view.id);
+    else if (view) ringing.delete(view.id);
+  }
+  answerWanted();
   const over = frame.t === "call" && frame.call.state === "ended";
   const unsure = frame.t === "history" && !Number.isInteger(frame.missed);
   if (frame.t === "history" && !unsure) views.badge(frame.missed);

@@ -16,7 +16,7 @@ export class Settings {
   #storage;
 
   // options: account, urls {devices, rename, signOut, line, dnd, favourite, people}, avatar(node, person), toast(words),
-  //   confirm({title, words, button}), ask({title, label, value, button}), sample(), storage
+  //   confirm({title, words, button}), ask({title, label, value, button}), sample(), push, storage
   constructor(document, options) {
     this.#document = document;
     this.#options = options;
@@ -32,6 +32,7 @@ export class Settings {
       clearTimeout(this.#typing);
       this.#typing = setTimeout(() => this.#findPeople(), 200);
     });
+    this.#id("push").addEventListener("click", () => this.#switchPush());
     this.#sounds();
     this.#theme();
     this.#id("language").addEventListener("change", (event) => event.target.form.submit());
@@ -64,6 +65,7 @@ export class Settings {
     if (!found) return;
     this.#devices = found.devices;
     this.#drawDevices();
+    this.#drawPush();
   }
 
   #drawDevices() {
@@ -146,6 +148,32 @@ export class Settings {
         ? put(ngettext("{n} device was signed out.", "{n} devices were signed out.", n), { n })
         : gettext("That did not work. Try again."),
     );
+    this.#loadDevices();
+  }
+
+  // ── calls while the page is closed ──
+
+  async #drawPush() {
+    const mine = this.#devices.find((each) => each.id === this.#device?.id);
+    const state = await this.#options.push.state(Boolean(mine?.push));
+    const button = this.#id("push");
+    button.setAttribute("aria-checked", String(state === "on"));
+    button.disabled = !["on", "off"].includes(state) || !mine;
+    this.#id("push-words").textContent = {
+      on: gettext("This device is notified of calls, and you can answer from there."),
+      off: gettext("You are called here only while this page is open."),
+      denied: gettext("Notifications are blocked. Allow them beside the address bar, then load the page again."),
+      unsupported: gettext("This browser cannot do that. On an iPhone or iPad, add Calls to the home screen first."),
+      unavailable: gettext("Your operator has not set this up."),
+    }[state];
+  }
+
+  async #switchPush() {
+    const button = this.#id("push");
+    const on = button.getAttribute("aria-checked") !== "true";
+    button.disabled = true;
+    const done = await (on ? this.#options.push.on(this.#device.id) : this.#options.push.off(this.#device.id));
+    if (!done && globalThis.Notification?.permission !== "denied") this.#options.toast(gettext("That did not work. Try again."));
     this.#loadDevices();
   }
 

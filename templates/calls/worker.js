@@ -1,0 +1,91 @@
+{% autoescape off %}// The service worker: a page for when there is no connection, and calls while no page is open.
+// It keeps nothing that belongs to a user. What a call is about it asks of the server, with the browser's sign-in.
+const FACTS = {{ facts }};
+const CACHE = `calls-${FACTS.kept.join("|")}`;
+
+self.addEventListener("install", (event) => {
+  self.skipWaiting();
+  const fresh = FACTS.kept.map((url) => new Request(url, { cache: "reload" }));
+  event.waitUntil(caches.open(CACHE).then((cache) => cache.addAll(fresh)));
+});
+
+self.addEventListener("activate", (event) => {
+  const old = (name) => name.startsWith("calls-") && name !== CACHE;
+  event.waitUntil(
+    caches
+      .keys()
+      .then((names) => Promise.all(names.filter(old).map((name) => caches.delete(name))))
+      .then(() => self.clients.claim()),
+  );
+});
+
+self.addEventListener("fetch", (event) => {
+  const { request } = event;
+  if (request.method !== "GET") return;
+  if (request.mode === "navigate") {
+    event.respondWith(fetch(request).catch(() => caches.match(FACTS.kept[0])));
+  } else if (FACTS.kept.includes(new URL(request.url).pathname)) {
+    event.respondWith(fetch(request).catch(() => caches.match(request)));
+  }
+});
+
+self.addEventListener("push", (event) => {
+  const { call } = event.data?.json() ?? {};
+  if (call) event.waitUntil(show(call));
+});
+
+async function show(call) {
+  const said = await ask(`/ringing/${encodeURIComponent(call)}/`);
+  for (const shown of await self.registration.getNotifications({ tag: call })) shown.close();
+  if (!said?.title) return; // answered elsewhere, or nothing that this sign-in may know
+  await self.registration.showNotification(said.title, {
+    tag: call,
+    body: said.body,
+    icon: FACTS.icon,
+    badge: FACTS.badge,
+    renotify: said.rings,
+    requireInteraction: said.rings,
+    silent: !said.rings,
+    vibrate: said.rings ? [600, 300, 600, 300, 600] : undefined,
+    actions: said.rings
+      ? [
+          { action: "answer", title: said.answer },
+          { action: "reject", title: said.reject },
+        ]
+      : [],
+    data: { call, token: said.token ?? null },
+  });
+}
+
+self.addEventListener("notificationclick", (event) => {
+  const { action, notification } = event;
+  const { call, token } = notification.data;
+  notification.close();
+  if (action === "reject") event.waitUntil(reject(call, token));
+  else event.waitUntil(open(action === "answer" ? call : null, token === null));
+});
+
+function reject(call, token) {
+  return fetch(`/ringing/${encodeURIComponent(call)}/reject/`, { method: "POST", headers: { "X-CSRFToken": token } });
+}
+
+// The page that is open already, or a new one; it answers as soon as it rings there.
+async function open(answer, over) {
+  const [page] = await self.clients.matchAll({ type: "window" });
+  if (page) {
+    await page.focus().catch(() => {});
+    page.postMessage({ answer });
+  } else {
+    await self.clients.openWindow(answer ? `/?answer=${answer}` : over ? "/#history" : "/");
+  }
+}
+
+async function ask(url) {
+  try {
+    const response = await fetch(url, { headers: { Accept: "application/json" }, cache: "no-store" });
+    return response.ok ? await response.json() : null;
+  } catch {
+    return null;
+  }
+}
+{% endautoescape %}
