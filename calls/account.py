@@ -24,7 +24,6 @@ from msgspec import Meta, Struct
 from calls import history as calls_of
 from calls import machine, models, push, switchboard
 from calls.machine import Refused
-from calls.models import name_of
 from devices.models import Device
 
 Body = TypeVar("Body")
@@ -232,11 +231,7 @@ def line(request: HttpRequest) -> JsonResponse:
 
 def _line(request: HttpRequest) -> JsonResponse:
     mine = switchboard.line_of(request.user.pk)
-    people = get_user_model()._default_manager.filter(pk__in=mine.favourites, is_active=True)
-    favourites = [{"id": each.get_username(), "name": name_of(each)} for each in people]
-    return JsonResponse(
-        {"line": switchboard.line_view(mine), "favourites": sorted(favourites, key=lambda each: each["name"])}
-    )
+    return JsonResponse({"line": switchboard.line_view(mine), "favourites": switchboard.favourites(mine)})
 
 
 class Switch(Struct, frozen=True):

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 from django.conf import settings
+from django.contrib.auth import get_user_model
 from django.db import IntegrityError, transaction
 from django.utils import timezone
 
@@ -412,6 +413,13 @@ def switch_multi_device(key: Key, on: bool) -> Line:
         line.save(update_fields=["multi_device"])
     tell_line(line)
     return line
+
+
+def favourites(line: Line) -> list[dict[str, str]]:
+    """The people who may always ring, by name: `{id, name}`."""
+    people = get_user_model()._default_manager.filter(pk__in=line.favourites, is_active=True)
+    found = [{"id": each.get_username(), "name": models.name_of(each)} for each in people]
+    return sorted(found, key=lambda each: each["name"])
 
 
 def favour(key: Key, other: Key, on: bool) -> Line:

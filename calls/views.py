@@ -17,7 +17,7 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.csrf import ensure_csrf_cookie
 from django.views.decorators.http import require_POST, require_safe
 
-from calls import conf, history, push
+from calls import conf, history, push, switchboard
 from calls.models import name_of
 from calls.switchboard import sign_out
 from devices.models import Device
@@ -49,6 +49,7 @@ def client(request: HttpRequest) -> HttpResponse:
         "socket": "/ws/",
         "people": reverse("people"),
         "login": reverse("login"),
+        "favourites": switchboard.favourites(switchboard.line_of(request.user.pk)),
         "worker": reverse("worker"),
         "push": push.public_key(conf.get("PUSH_KEY")) if conf.get("PUSH_KEY") else None,
         "missed": history.missed(request.user.pk),

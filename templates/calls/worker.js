@@ -36,10 +36,11 @@ self.addEventListener("push", (event) => {
 
 async function show(call) {
   const said = await ask(`/ringing/${encodeURIComponent(call)}/`);
-  for (const shown of await self.registration.getNotifications({ tag: call })) shown.close();
+  const tag = `call-${call}`; // the page's own notifications have it too, so one call is one notification
+  for (const shown of await self.registration.getNotifications({ tag })) shown.close();
   if (!said?.title) return; // answered elsewhere, or nothing that this sign-in may know
   await self.registration.showNotification(said.title, {
-    tag: call,
+    tag,
     body: said.body,
     icon: FACTS.icon,
     badge: FACTS.badge,
@@ -53,31 +54,31 @@ async function show(call) {
           { action: "reject", title: said.reject },
         ]
       : [],
-    data: { call, token: said.token ?? null },
+    data: { type: "call", call, token: said.token ?? null, over: !said.rings },
   });
 }
 
 self.addEventListener("notificationclick", (event) => {
   const { action, notification } = event;
-  const { call, token } = notification.data;
+  if (notification.data?.type !== "call") return;
   notification.close();
-  if (action === "reject") event.waitUntil(reject(call, token));
-  else event.waitUntil(open(action === "answer" ? call : null, token === null));
+  event.waitUntil(act(action || "open", notification.data));
 });
+
+// An open page does what was pressed; without one, the worker declines by itself, and opens one for the rest.
+async function act(action, { call, token, over }) {
+  const [page] = await self.clients.matchAll({ type: "window" });
+  if (page && action !== "reject") await page.focus().catch(() => {});
+  if (page) page.postMessage({ type: "call", action, call });
+  if (action === "reject") {
+    if (token) await reject(call, token);
+  } else if (!page) {
+    await self.clients.openWindow(action === "answer" ? `/?answer=${call}` : over ? "/#history" : "/");
+  }
+}
 
 function reject(call, token) {
   return fetch(`/ringing/${encodeURIComponent(call)}/reject/`, { method: "POST", headers: { "X-CSRFToken": token } });
-}
-
-// The page that is open already, or a new one; it answers as soon as it rings there.
-async function open(answer, over) {
-  const [page] = await self.clients.matchAll({ type: "window" });
-  if (page) {
-    await page.focus().catch(() => {});
-    page.postMessage({ answer });
-  } else {
-    await self.clients.openWindow(answer ? `/?answer=${answer}` : over ? "/#history" : "/");
-  }
 }
 
 async function ask(url) {

@@ -137,8 +137,7 @@ def test_the_theme_is_there_before_anything_is_painted_and_the_ring_is_as_chosen
     assert bob.page.evaluate(ground) == "rgb(14, 17, 22)"
     bob.page.get_by_label("Ring tone", exact=True).select_option("marimba")
     bob.page.get_by_role("switch", name="Silent").click()
-    bob.page.reload(wait_until="commit")
-    bob.page.wait_for_function("document.body")
+    bob.page.reload(wait_until="domcontentloaded")
     assert bob.page.evaluate(ground) == "rgb(14, 17, 22)"
     bob.is_online()
     expect(bob.page.get_by_label("Ring tone", exact=True)).to_have_value("marimba")
@@ -163,7 +162,7 @@ def pushed(person, call):
 
 
 SHOWN = """async (tag) => {
-    const shown = await (await navigator.serviceWorker.ready).getNotifications({ tag });
+    const shown = await (await navigator.serviceWorker.ready).getNotifications({ tag: `call-${tag}` });
     return shown.map(({ title, body, actions }) => [title, body, actions.map(({ action }) => action).join()]);
 }"""
 

@@ -62,6 +62,8 @@ const attention = new Attention({
 const people = new People({
   me: me.id,
   url: boot.people,
+  favourites: boot.favourites,
+  onFavour: (user, on) => document.dispatchEvent(new CustomEvent("calls:favour", { detail: { user, on } })),
   onChange: update,
   onSignedOut: () => {
     socket.stop();
@@ -195,6 +197,7 @@ function act(name, about) {
   actions[name]?.(about);
 }
 
+document.addEventListener("calls:favourites", ({ detail }) => people.like(detail));
 document.addEventListener("calls:do", ({ detail }) => act(detail.name, detail));
 
 // kind: mic, cam or speaker

@@ -90,8 +90,7 @@ const push = new Push({
   account,
   url: boot.urls.settings.push,
   onAnswer: (id) => {
-    wanted = id;
-    answerWanted();
+    if (!ringing.has(id)) wanted = id; // else main.js has heard of it and answers
   },
 });
 
@@ -102,7 +101,8 @@ const settings = new Settings(document, {
   toast,
   confirm: ask,
   ask,
-  sample: () => sounds.sample(),
+  sample: () => sounds.test(),
+  onFavourites: (list) => document.dispatchEvent(new CustomEvent("calls:favourites", { detail: list })),
   push,
   storage: globalThis.localStorage,
 });
@@ -136,6 +136,8 @@ document.addEventListener("calls:frame", ({ detail: frame }) => {
   else if (unsure || (over && MISSED.includes(frame.call.me.state)) || (frame.t === "welcome" && welcomed)) countMissed();
   welcomed ||= frame.t === "welcome";
 });
+
+document.addEventListener("calls:favour", ({ detail: { user, on } }) => settings.favour(user, on));
 
 document.addEventListener("calls:state", ({ detail }) => {
   if (detail.mayCall === mayCall) return;

@@ -1,5 +1,5 @@
-// The people who can be called: asked of the server, and searched there. Whom this person called last, and likes to have
-// at hand, stays in this browser.
+// The people who can be called: asked of the server, and searched there. Whom this person called last stays in this
+// browser; the favourites are the user's, on every device.
 
 const TYPING_MS = 150;
 const RECENT = 6;
@@ -11,24 +11,25 @@ export class People {
   #searching = null;
   #storage;
   #key;
-  #kept; // {favourites: [{id, name}], recent: [{id, name}], the newest first}
+  #kept; // {recent: [{id, name}], the newest first}
+  #onFavour;
+
+  favourites; // [{id, name}]
 
   list = []; // [{id, name, online}]
   query = "";
   state = "loading"; // loading · ready · failed
 
-  // me: the user's id, whose favourites these are
-  constructor({ me, url, onChange, onSignedOut, storage = globalThis.localStorage }) {
+  // me: the user's id · favourites, as they are now · onFavour(id, on): the person wants it so
+  constructor({ me, url, favourites, onFavour, onChange, onSignedOut, storage = globalThis.localStorage }) {
     this.#url = url;
     this.#onChange = onChange;
     this.#onSignedOut = onSignedOut;
     this.#storage = storage;
     this.#key = `calls.people.${me}`;
-    this.#kept = { favourites: [], recent: [], ...this.#read() };
-  }
-
-  get favourites() {
-    return this.#kept.favourites;
+    this.#kept = { recent: [], ...this.#read() };
+    this.favourites = favourites;
+    this.#onFavour = onFavour;
   }
 
   get recent() {
@@ -47,9 +48,16 @@ export class People {
 
   // Among the favourites, or no longer.
   favour(id) {
-    const { id: known, name } = this.find(id);
-    const without = this.favourites.filter((one) => one.id !== id);
-    this.#keep({ favourites: without.length < this.favourites.length ? without : [...without, { id: known, name }] });
+    const on = !this.favourites.some((one) => one.id === id);
+    const { name } = this.find(id);
+    this.like(on ? [...this.favourites, { id, name }] : this.favourites.filter((one) => one.id !== id));
+    this.#onFavour(id, on);
+  }
+
+  // These are the favourites now.
+  like(favourites) {
+    this.favourites = favourites;
+    this.#onChange();
   }
 
   search(query) {

@@ -9,7 +9,7 @@ export class Push {
     this.#options = options;
     const { serviceWorker } = navigator;
     if (!serviceWorker) return; // a page without https
-    serviceWorker.addEventListener("message", ({ data }) => data?.answer && options.onAnswer(data.answer));
+    serviceWorker.addEventListener("message", ({ data }) => data?.action === "answer" && options.onAnswer(data.call));
     this.#registration = serviceWorker.register(options.worker).catch(() => null);
   }
 

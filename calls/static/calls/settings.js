@@ -11,12 +11,14 @@ export class Settings {
   #options;
   #device = null; // this page's: {id, name}
   #devices = [];
-  #people = []; // who may be made a favourite: {id, name, favourite}
+  #favourites = new Set(); // ids
+  #people = []; // the favourites, and whoever was searched for: {id, name}
   #typing = null;
   #storage;
 
   // options: account, urls {devices, rename, signOut, line, dnd, favourite, people}, avatar(node, person), toast(words),
-  //   confirm({title, words, button}), ask({title, label, value, button}), sample(), push, storage
+  //   confirm({title, words, button}), ask({title, label, value, button}), sample(),
+  //   onFavourites([{id, name}]), push, storage
   constructor(document, options) {
     this.#document = document;
     this.#options = options;
@@ -51,6 +53,7 @@ export class Settings {
       if (this.#shown()) this.#loadDevices();
     }
     if (frame.line) this.#drawDnd(frame.line.dnd);
+    if (frame.t === "line") this.#loadLine(); // perhaps it was the favourites
   }
 
   #shown() {
@@ -183,8 +186,14 @@ export class Settings {
     const found = await this.#account.read(this.#options.urls.line);
     if (!found) return;
     this.#drawDnd(found.line.dnd);
-    this.#people = found.favourites.map((each) => ({ ...each, favourite: true }));
+    this.#like(found.favourites);
+    this.#people = found.favourites;
     this.#findPeople();
+  }
+
+  #like(favourites) {
+    this.#favourites = new Set(favourites.map((each) => each.id));
+    this.#options.onFavourites(favourites);
   }
 
   #drawDnd(on) {
@@ -206,7 +215,7 @@ export class Settings {
   // The favourites, and whoever fits what is searched for.
   async #findPeople() {
     const query = this.#id("favourite-search").value.trim();
-    const favourites = this.#people.filter((each) => each.favourite);
+    const favourites = this.#people.filter((each) => this.#favourites.has(each.id));
     let found = [];
     if (query) found = (await this.#account.read(this.#options.urls.people, { q: query }))?.people ?? [];
     if (query !== this.#id("favourite-search").value.trim()) return; // a newer search is on its way
@@ -217,16 +226,17 @@ export class Settings {
 
   #drawPeople(query) {
     const rows = this.#people.map((person) => {
+      const liked = this.#favourites.has(person.id);
       const row = this.#make("t-favourite");
       row.dataset.user = person.id;
       this.#options.avatar(row.querySelector("[data-slot=avatar]"), person);
       row.querySelector("[data-slot=name]").textContent = person.name;
       const button = row.querySelector("[data-do=favourite]");
-      button.setAttribute("aria-pressed", String(Boolean(person.favourite)));
-      button.querySelector("span").textContent = person.favourite ? gettext("Remove") : gettext("Add");
+      button.setAttribute("aria-pressed", String(liked));
+      button.querySelector("span").textContent = liked ? gettext("Remove") : gettext("Add");
       button.setAttribute(
         "aria-label",
-        put(person.favourite ? gettext("Remove {name} from the favourites") : gettext("Add {name} to the favourites"), person),
+        put(liked ? gettext("Remove {name} from the favourites") : gettext("Add {name} to the favourites"), person),
       );
       return row;
     });
@@ -239,14 +249,22 @@ export class Settings {
   }
 
   async #favour(user) {
-    const person = this.#people.find((each) => each.id === user);
-    const answer = await this.#account.post(this.#options.urls.favourite, { user, on: !person.favourite });
-    if (!answer) return this.#options.toast(gettext("That did not work. Try again."));
-    const on = new Set(answer.favourites.map((each) => each.id));
-    this.#people = this.#people.map((each) => ({ ...each, favourite: on.has(each.id) }));
-    if (!on.has(user)) this.#id("favourite-search").focus();
-    else this.#id("favourite-search").value = "";
+    const on = !this.#favourites.has(user);
+    if (!(await this.favour(user, on))) return;
+    if (on) this.#id("favourite-search").value = "";
+    this.#id("favourite-search").focus();
     this.#findPeople();
+  }
+
+  // True when it is so now, for all of the user's devices.
+  async favour(user, on) {
+    const answer = await this.#account.post(this.#options.urls.favourite, { user, on });
+    if (answer) this.#like(answer.favourites);
+    else {
+      this.#options.toast(gettext("That did not work. Try again."));
+      this.#loadLine();
+    }
+    return Boolean(answer);
   }
 
   // ── this device ──

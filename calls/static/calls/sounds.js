@@ -27,13 +27,6 @@ export class Sounds {
     this.#play(key, (signal) => this.#alone(signal, () => begin(signal)));
   }
 
-  // Lets the person hear the ring tone once.
-  sample() {
-    const { tone, volume } = ringing();
-    this.silence();
-    this.#play(`sample ${tone} ${volume} ${performance.now()}`, (signal) => this.#start(signal, TONES[tone], 2.5, () => {}, volume));
-  }
-
   ringBack(key, seconds) {
     this.#play(key, (signal) => this.#start(signal, ringingBack, seconds));
   }
@@ -47,11 +40,11 @@ export class Sounds {
     if (context.state !== "running") this.#onBlocked(true);
   }
 
-  // Rings once, to try it.
+  // Rings once as it would, to try it.
   async test() {
     await this.unlock();
-    this.silence();
-    this.#start(new AbortController().signal, ringing, 2);
+    const { tone, volume } = ringing();
+    this.#play(`test ${performance.now()}`, (signal) => this.#start(signal, TONES[tone], 2.5, () => {}, volume));
   }
 
   // A short sign that a call is over.
