@@ -14,7 +14,7 @@ ALONE := env DEBUG=on ENV_FILE=/dev/null DATABASE_URL= REDIS_URL=
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help run run-full test unit js browser chromium check types fix docs bench lock clean
+.PHONY: help run run-full test unit js browser chromium check types fix docs messages bench lock clean
 
 help:
 	@echo "make run        serve on SQLite, with demo users (HOST, PORT and DEBUG are respected)"
@@ -24,6 +24,7 @@ help:
 	@echo "make check      format, lint, types and tests: what CI runs"
 	@echo "make fix        format, and repair what can be repaired by itself"
 	@echo "make docs       write the state table of docs/protocol.md anew, after a change of the rules"
+	@echo "make messages   bring the catalogues of texts up to date, and compile them (needs GNU gettext)"
 	@echo "make bench      what a call costs: about ten minutes, writes docs/performance.md; QUICK=1 takes one and only prints"
 	@echo "make lock       write the lock files anew after a change of requirements*.in (UPGRADE=--upgrade for the newest)"
 	@echo "make clean      remove everything that can be made again; data in var/ stays"
@@ -89,6 +90,15 @@ fix: $(VENV)/installed-dev
 
 docs: $(VENV)/installed-dev
 	$(PY) -m tests.walk
+
+# Translate what is new in calls/locale between the two lines' works: run it again then.
+MESSAGES = $(ALONE) $(PY) manage.py makemessages --locale de --no-obsolete --add-location file --no-wrap \
+	--ignore "$(VENV)" --ignore var --ignore tests --ignore benchmarks
+
+messages: $(VENV)/installed-dev
+	$(MESSAGES)
+	$(MESSAGES) --domain djangojs
+	$(ALONE) $(PY) manage.py compilemessages --locale de --ignore "$(VENV)"
 
 # --- measure ----------------------------------------------------------------------------------------------------------
 

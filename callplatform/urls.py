@@ -2,30 +2,13 @@
 
 from django.contrib import admin
 from django.contrib.auth import views as auth
-from django.urls import path
+from django.urls import include, path
 from django.views.i18n import JavaScriptCatalog, set_language
 
-from calls import account, views
+from calls import views
 
 urlpatterns = [
-    path("", views.client, name="client"),
-    path("people/", views.people, name="people"),
-    path("history/", account.history, name="history"),
-    path("history/missed/", account.history_missed, name="history-missed"),
-    path("history/seen/", account.history_seen, name="history-seen"),
-    path("history/hide/", account.history_hide, name="history-hide"),
-    path("devices/", account.devices, name="devices"),
-    path("devices/rename/", account.device_rename, name="device-rename"),
-    path("devices/sign-out/", account.device_sign_out, name="device-sign-out"),
-    path("devices/push/", account.device_push, name="device-push"),
-    path("ringing/<uuid:call_id>/", account.ringing, name="ringing"),
-    path("ringing/<uuid:call_id>/reject/", account.ringing_reject, name="ringing-reject"),
-    path("manifest.webmanifest", views.manifest, name="manifest"),
-    path("worker.js", views.worker, name="worker"),
-    path("offline/", views.offline, name="offline"),
-    path("line/", account.line, name="line"),
-    path("line/dnd/", account.line_dnd, name="line-dnd"),
-    path("line/favourite/", account.line_favourite, name="line-favourite"),
+    path("", include("calls.urls")),
     path("language/", set_language, name="language"),
     path("words.js", JavaScriptCatalog.as_view(packages=["calls"]), name="javascript-catalog"),
     path("accounts/login/", auth.LoginView.as_view(), name="login"),

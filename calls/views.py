@@ -1,5 +1,7 @@
 """The client's page, the people in it, what makes it an application, and signing out."""
 
+import uuid
+
 import msgspec
 from django.conf import settings
 from django.contrib.auth import get_user_model, logout
@@ -88,13 +90,13 @@ def manifest(request: HttpRequest) -> JsonResponse:
         for path, sizes, purpose in ICONS + MASKABLE
     ]
     said = {
-        "id": "/",
+        "id": reverse("client"),
         "name": gettext("Calls"),
         "short_name": gettext("Calls"),
         "description": gettext("Voice and video calls between people, on all their devices."),
         "lang": get_language(),
         "start_url": reverse("client"),
-        "scope": "/",
+        "scope": reverse("client"),
         "display": "standalone",
         "background_color": "#f4f5f8",
         "theme_color": "#3f57d6",
@@ -115,7 +117,13 @@ KEPT = ("calls/base.css", "calls/theme.js", "calls/icon.svg")  # what the page f
 def worker(request: HttpRequest) -> HttpResponse:
     """The service worker. It stands at the root, because a worker has power only over what is below it."""
     kept = [reverse("offline"), *(static(path) for path in KEPT)]
-    facts = {"kept": kept, "icon": static("calls/icon-192.png"), "badge": static("calls/badge-96.png")}
+    facts = {
+        "home": reverse("client"),
+        "ringing": reverse("ringing", args=[uuid.UUID(int=0)]),
+        "kept": kept,
+        "icon": static("calls/icon-192.png"),
+        "badge": static("calls/badge-96.png"),
+    }
     script = render_to_string("calls/worker.js", {"facts": msgspec.json.encode(facts).decode()}, request)
     return HttpResponse(script, content_type="text/javascript; charset=utf-8")
 

@@ -35,7 +35,7 @@ self.addEventListener("push", (event) => {
 });
 
 async function show(call) {
-  const said = await ask(`/ringing/${encodeURIComponent(call)}/`);
+  const said = await ask(about(call));
   const tag = `call-${call}`; // the page's own notifications have it too, so one call is one notification
   for (const shown of await self.registration.getNotifications({ tag })) shown.close();
   if (!said?.title) return; // answered elsewhere, or nothing that this sign-in may know
@@ -73,12 +73,17 @@ async function act(action, { call, token, over }) {
   if (action === "reject") {
     if (token) await reject(call, token);
   } else if (!page) {
-    await self.clients.openWindow(action === "answer" ? `/?answer=${call}` : over ? "/#history" : "/");
+    await self.clients.openWindow(action === "answer" ? `${FACTS.home}?answer=${call}` : over ? `${FACTS.home}#history` : FACTS.home);
   }
 }
 
 function reject(call, token) {
-  return fetch(`/ringing/${encodeURIComponent(call)}/reject/`, { method: "POST", headers: { "X-CSRFToken": token } });
+  return fetch(`${about(call)}reject/`, { method: "POST", headers: { "X-CSRFToken": token } });
+}
+
+// The address of what is to be known of a call.
+function about(call) {
+  return FACTS.ringing.replace("00000000-0000-0000-0000-000000000000", encodeURIComponent(call));
 }
 
 async function ask(url) {

@@ -218,6 +218,28 @@ def test_without_a_connection_there_is_a_page_that_says_so(bob, expected_trouble
     bob.is_online()
 
 
+def test_the_page_speaks_german_when_that_is_chosen_and_a_call_is_told_in_it(alice, sign_in, take):
+    bob = sign_in("bob", **SIZES["360"]).opens("settings")
+    bob.page.get_by_label("Language", exact=True).select_option("de")
+    expect(bob.page.get_by_role("heading", level=1)).to_have_text("Einstellungen")
+    expect(bob.page.locator("[data-text=link]")).to_have_text("Online")
+    take(bob, "german-settings-360")
+    bob.page.evaluate("location.hash = 'people'")
+    take(bob, "german-people-360")
+    alice.calls("bob", "audio")
+    expect(bob.rings().ring).to_contain_text("Eingehender Anruf")
+    take(bob, "german-incoming-360")
+    bob.answers()
+    alice.has_media(video=False)
+    take(bob, "german-in-call-360")
+    alice.hangs_up()
+    expect(bob.title).to_have_text("Gespräch beendet")
+    bob.presses("close")
+    bob.opens("history")
+    expect(entries(bob).first).to_contain_text("Eingehend")
+    take(bob, "german-history-360")
+
+
 @pytest.mark.parametrize("size", SIZES)
 def test_pictures_of_the_views(sign_in, take, size):
     alice, carol = sign_in("alice", **SIZES[size]), sign_in("carol", **SIZES[size], color_scheme="dark")
