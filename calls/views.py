@@ -102,8 +102,8 @@ def manifest(request: HttpRequest) -> JsonResponse:
         "theme_color": "#3f57d6",
         "icons": icons,
         "shortcuts": [
-            {"name": gettext("History"), "url": reverse("client") + "#history"},
-            {"name": gettext("Settings"), "url": reverse("client") + "#settings"},
+            {"name": gettext("History"), "url": reverse("client") + "#/history"},
+            {"name": gettext("Settings"), "url": reverse("client") + "#/settings"},
         ],
     }
     return JsonResponse(said, content_type="application/manifest+json")

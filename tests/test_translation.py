@@ -69,8 +69,8 @@ def test_the_language_is_the_browsers_until_the_user_chooses_one(people):
     assert "Anruf abgebrochen" in client.get("/words.js").content.decode()
     client.force_login(people["alice"])
     assert client.get("/manifest.webmanifest").json()["name"] == "Anrufe"
-    chosen = client.post("/language/", {"language": "en", "next": "/#settings"})
-    assert chosen["Location"] == "/#settings"
+    chosen = client.post("/language/", {"language": "en", "next": "/#/settings"})
+    assert chosen["Location"] == "/#/settings"
     assert '<html lang="en">' in client.get("/").content.decode()
     other = Client(headers={"accept-language": "fr"})
     assert '<html lang="en">' in other.get("/accounts/login/").content.decode()

@@ -73,7 +73,7 @@ async function act(action, { call, token, over }) {
   if (action === "reject") {
     if (token) await reject(call, token);
   } else if (!page) {
-    await self.clients.openWindow(action === "answer" ? `${FACTS.home}?answer=${call}` : over ? `${FACTS.home}#history` : FACTS.home);
+    await self.clients.openWindow(action === "answer" ? `${FACTS.home}?answer=${call}` : over ? `${FACTS.home}#/history` : FACTS.home);
   }
 }
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import expect
 
+from tests.browser.axe import violations
 from tests.browser.test_screens import SIZES
 
 
@@ -20,6 +21,7 @@ def take(tmp_path):
         person.page.screenshot(path=path / f"{name}.png")
         wide = person.page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
         assert wide <= 0, f"{name}: the page is wider than the screen"
+        assert violations(person.page) == [], name
 
     return take
 
@@ -52,8 +54,13 @@ def test_a_missed_call_shows_on_every_device_until_it_was_seen_on_one(alice, sig
     entries(phone).first.get_by_role("button", name="Call Alice").click()
     alice.rings().answers()
     alice.has_media(video=False)
-    phone.page.evaluate("location.hash = 'settings'")  # looking elsewhere leaves the call alone
+    phone.page.get_by_role("button", name="Make the call small").click()
+    phone.opens("settings").opens("history")  # looking elsewhere leaves the call alone
+    expect(entries(phone).first).to_contain_text("Missed")
+    expect(entries(phone).first.get_by_role("button", name="Call Alice")).to_be_disabled()
     phone.has_media(video=False)
+    phone.page.get_by_role("button", name="Back to the call").click()
+    expect(phone.page.locator("body")).not_to_have_attribute("data-small", "")
     alice.hangs_up()
     phone.presses("close")
     phone.opens("history")
@@ -224,7 +231,7 @@ def test_the_page_speaks_german_when_that_is_chosen_and_a_call_is_told_in_it(ali
     expect(bob.page.get_by_role("heading", level=1)).to_have_text("Einstellungen")
     expect(bob.page.locator("[data-text=link]")).to_have_text("Online")
     take(bob, "german-settings-360")
-    bob.page.evaluate("location.hash = 'people'")
+    bob.page.evaluate("location.hash = '/people'")
     take(bob, "german-people-360")
     alice.calls("bob", "audio")
     expect(bob.rings().ring).to_contain_text("Eingehender Anruf")
@@ -250,6 +257,11 @@ def test_pictures_of_the_views(sign_in, take, size):
         if kind == "video":
             bob.answers()
             caller.has_media()
+            bob.presses("small")
+            bob.opens("history")
+            expect(bob.page.locator("#history-none")).to_be_visible()
+            take(bob, f"small-{size}")
+            bob.presses("small")
         caller.hangs_up()
         if kind == "video":
             bob.presses("close")

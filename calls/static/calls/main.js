@@ -33,6 +33,7 @@ let line = null;
 let ice = [];
 let take = false; // the next hello takes the device from another page
 let gate = null;
+let small = false; // the call leaves room for people, history and settings
 let soundBlocked = false;
 let offlineSince = now();
 let welcomed = false;
@@ -136,6 +137,10 @@ function hear(frame) {
 
 const actions = {
   call: ({ key, kind }) => phone.call(people.find(key), kind),
+  small: () => {
+    small = !small;
+    update();
+  },
   "call-back": ({ user, name, kind }) => phone.call({ id: user, name }, kind),
   "call-again": ({ key }) => phone.callAgain(key),
   answer: ({ key }) => phone.answer(key),
@@ -246,6 +251,7 @@ function draw() {
   const stage = stageFacts({ phone, sessions, me: me.id, now: now(), since, online, soundBlocked });
   const offline = !online && !gate && (welcomed || now() - offlineSince > 4 * OFFLINE_BANNER_MS);
   const mayCall = online && !phone.placing && !phone.current;
+  small &&= stage?.screen === "in_call";
   document.dispatchEvent(new CustomEvent("calls:state", { detail: { mayCall } }));
   screens.render({
     user: me,
@@ -258,6 +264,7 @@ function draw() {
     people: { rows: peopleFacts(people), query: people.query, state: people.state },
     mayNotify: attention.mayAsk,
     mayCall,
+    small,
     notices: noticeFacts(phone, me.id, now()),
     incoming,
     stage,

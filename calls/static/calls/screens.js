@@ -112,6 +112,7 @@ export class Screens {
   //   people {rows, query, state}, mayCall, mayNotify
   //   notices [{key, person, title, detail, move, again}]
   //   incoming [{key, person, kind, answering, hushed, inCall}]
+  //   small: the call leaves room for the other views
   //   stage null | {screen, key, person, …}   gate null | name   login (address)
   //   gear {found, choice, problem, dark}
   render(facts) {
@@ -121,7 +122,9 @@ export class Screens {
     this.#stage(facts.stage, facts.gear);
     this.#gear(facts);
     this.#gate(facts);
-    const covered = Boolean(facts.stage || facts.incoming.length || facts.gate);
+    const small = facts.small && facts.stage?.screen === "in_call";
+    this.#document.body.toggleAttribute("data-small", small);
+    const covered = Boolean((facts.stage && !small) || facts.incoming.length || facts.gate);
     this.#id("home").inert = covered;
     this.#id("stage").inert = Boolean(facts.gate);
     this.#document.body.dataset.screen =

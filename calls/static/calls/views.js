@@ -1,5 +1,6 @@
-// The views of the one page: people, history, settings. An address of its own for each (`#history`), and nothing is
-// unloaded between them, so that a call goes on whatever is looked at.
+// The views of the one page: people, history, settings. Each has an address (`#/history`, with a stroke, because the
+// browser would scroll to an element of that id), and nothing is unloaded between them: a call goes on whatever is
+// looked at.
 
 export class Views {
   #document;
@@ -24,7 +25,7 @@ export class Views {
   }
 
   #follow(hash) {
-    const name = hash.slice(1);
+    const name = hash.replace("#/", "");
     const views = [...this.#document.querySelectorAll("[data-view]")];
     const wanted = views.find((view) => view.dataset.view === name) ?? views[0];
     this.current = wanted.dataset.view;
