@@ -1,17 +1,16 @@
 """Every URL of the site. The socket's path is in asgi.py."""
 
 from django.contrib import admin
-from django.contrib.auth import views as auth
 from django.urls import include, path
-from django.views.i18n import JavaScriptCatalog, set_language
+from django.views.i18n import JavaScriptCatalog
 
 from calls import views
 
 urlpatterns = [
     path("", include("calls.urls")),
-    path("language/", set_language, name="language"),
+    path("language/", views.language, name="language"),
     path("words.js", JavaScriptCatalog.as_view(packages=["calls"]), name="javascript-catalog"),
-    path("accounts/login/", auth.LoginView.as_view(), name="login"),
+    path("accounts/login/", views.SignIn.as_view(), name="login"),
     path("accounts/logout/", views.leave, name="logout"),
     path("admin/", admin.site.urls),
 ]

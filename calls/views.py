@@ -6,6 +6,8 @@ import msgspec
 from django.conf import settings
 from django.contrib.auth import get_user_model, logout
 from django.contrib.auth.decorators import login_required
+from django.contrib.auth.forms import AuthenticationForm
+from django.contrib.auth.views import LoginView
 from django.core.paginator import Paginator
 from django.db.models import Exists, OuterRef, Q
 from django.http import HttpRequest, HttpResponse, JsonResponse
@@ -18,11 +20,12 @@ from django.utils.translation import get_language, gettext
 from django.views.decorators.cache import never_cache
 from django.views.decorators.csrf import ensure_csrf_cookie
 from django.views.decorators.http import require_POST, require_safe
+from django.views.i18n import set_language
 
 from calls import conf, history, push, switchboard
 from calls.models import name_of
 from calls.switchboard import sign_out
-from devices.models import Device
+from devices.models import Device, Line
 
 PEOPLE_A_PAGE = 100
 
@@ -132,6 +135,38 @@ def worker(request: HttpRequest) -> HttpResponse:
 def offline(request: HttpRequest) -> HttpResponse:
     """What the worker shows when there is no connection; it knows nobody."""
     return render(request, "calls/offline.html")
+
+
+class SignIn(LoginView):
+    """Signing in, in the language that the user has chosen before, here or on another device."""
+
+    def form_valid(self, form: AuthenticationForm) -> HttpResponse:
+        response = super().form_valid(form)
+        language = switchboard.line_of(form.get_user().pk).language
+        if language in dict(settings.LANGUAGES):
+            _remember_language(response, language)
+        return response
+
+
+@require_POST
+def language(request: HttpRequest) -> HttpResponse:
+    """The language that the user chose in the settings: for this browser, and for those of later sign-ins."""
+    response = set_language(request)
+    chosen = request.POST.get("language", "")
+    if request.user.is_authenticated and chosen in dict(settings.LANGUAGES):
+        line = switchboard.line_of(request.user.pk)
+        Line.objects.filter(pk=line.pk).update(language=chosen)
+    return response
+
+
+def _remember_language(response: HttpResponse, language: str) -> None:
+    response.set_cookie(
+        settings.LANGUAGE_COOKIE_NAME,
+        language,
+        max_age=settings.LANGUAGE_COOKIE_AGE,
+        secure=settings.LANGUAGE_COOKIE_SECURE,
+        samesite="Lax",
+    )
 
 
 @require_POST

@@ -30,6 +30,9 @@ class Line(models.Model):
     )
     # Keys of users, as text: read with the row that every call to this user reads anyway.
     favourites = models.JSONField(default=list, db_default=models.Value([], models.JSONField()), editable=False)
+    language = models.CharField(
+        max_length=10, blank=True, default="", db_default="", editable=False
+    )  # "": the browser's
 
     def __str__(self) -> str:
         return f"Line of {self.user}"

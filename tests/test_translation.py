@@ -72,5 +72,9 @@ def test_the_language_is_the_browsers_until_the_user_chooses_one(people):
     chosen = client.post("/language/", {"language": "en", "next": "/#/settings"})
     assert chosen["Location"] == "/#/settings"
     assert '<html lang="en">' in client.get("/").content.decode()
+    again = Client(headers={"accept-language": "de"})
+    again.post("/accounts/login/", {"username": "alice", "password": "secret"})
+    assert '<html lang="en">' in again.get("/").content.decode()  # chosen, in another browser
+    assert again.post("/language/", {"language": "xx"}).status_code == 302
     other = Client(headers={"accept-language": "fr"})
     assert '<html lang="en">' in other.get("/accounts/login/").content.decode()
