@@ -10,7 +10,7 @@ import time
 
 from django.utils import timezone
 
-from calls import conf, machine, pool, switchboard
+from calls import conf, machine, pool, refusals, switchboard
 from calls.switchboard import Perform
 
 log = logging.getLogger(__name__)
@@ -24,7 +24,7 @@ class Clock:
     """One clock's memory: since when it has watched without a gap, and when it swept last."""
 
     def __init__(self) -> None:
-        self.watching_since = timezone.now()
+        self.watching_since = self.looked = timezone.now()
         self.ticked = time.monotonic()
         self.swept = 0.0
 
@@ -37,10 +37,13 @@ class Clock:
         silent = [Perform(*each) for each in switchboard.silent_legs(now, self.watching_since)]
         _act(due)
         _act(silent)
+        refusals.write()
         if time.monotonic() - self.swept > SWEEP_S:
             self.swept = time.monotonic()
             switchboard.sign_out_deactivated()
             switchboard.forget_spent(now)
+            switchboard.tell_expired(self.looked, now)
+            self.looked = now
         self.ticked = time.monotonic()
 
 

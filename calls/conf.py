@@ -25,6 +25,7 @@ DEFAULTS: dict[str, Any] = {
     "FRAME_BURST": 1000,
     "CLOCK_S": 1,
     "DB_THREADS": 8,
+    "PROXIES": 0,
     "STUN_URLS": [],
     "TURN_URLS": [],
     "TURN_SECRET": "",

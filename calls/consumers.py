@@ -18,7 +18,7 @@ from channels.consumer import AsyncConsumer
 from django.contrib.auth.models import AbstractBaseUser
 from django.utils import timezone
 
-from calls import conf, ice, machine, models, pool, protocol, switchboard
+from calls import address, conf, ice, machine, models, pool, protocol, switchboard
 from calls.desk import NotHeld, desk, stays_s
 from calls.hub import Said, hub
 from calls.machine import Refused, Seat
@@ -42,6 +42,7 @@ class SignalingConsumer(AsyncConsumer):
         self.receive, self.transmit = receive, send
         self.user: AbstractBaseUser = scope["user"]
         self.session_key: str = scope["session"].session_key or ""
+        self.address = address.of_scope(scope)
         self.socket_id = uuid.uuid4()
         self.device_id: uuid.UUID | None = None  # held from the moment it arrived, even if its hello then failed
         self.seat: Seat | None = None
@@ -176,6 +177,7 @@ class SignalingConsumer(AsyncConsumer):
             socket=self.socket_id,
             take=frame.take,
             stays_s=stays_s(),
+            address=self.address,
         )
         self.device_id = arrival.device.pk
         seat = Seat(str(self.user.pk), arrival.device.pk, arrival.device.name, frame.page)

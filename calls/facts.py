@@ -127,17 +127,18 @@ class Facts:
         """Somebody to ring, as admission has to know."""
         key = str(user.pk)
         line = self.lines[key]
-        choice = policy.choose(line.multi_device, self.devices.get(key, ()))
+        multi = line.rings_all(self.now)
+        choice = policy.choose(multi, self.devices.get(key, ()))
         return machine.Callee(
             key=key,
             user=user.get_username(),
             name=models.name_of(user),
-            multi=line.multi_device,
+            multi=multi,
             ring_on=choice.only,
             reachable=choice.reachable,
             online=choice.online,
             active=self.count(key, "in"),
-            limit=limit(line.max_incoming, "MAX_INCOMING"),
+            limit=limit(line, "max_incoming"),
         )
 
 
@@ -145,6 +146,7 @@ def _devices(people: set[str], now: dt.datetime) -> dict[str, list[policy.Known]
     return hot.known(people, now) if connection.vendor == "postgresql" else presence.known(people)
 
 
-def limit(own: int | None, default: str) -> int:
-    """A line's limit, or the platform's where it has none of its own."""
-    return conf.get(default) if own is None else own
+def limit(line: Line, which: str) -> int:
+    """`max_incoming` or `max_outgoing` of a line: its own, else its group's, else the platform's."""
+    value = line.rule(which).value
+    return int(conf.get(which.upper()) if value is None else value)

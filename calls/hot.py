@@ -22,7 +22,7 @@ from calls.machine import Call, Leg
 from devices.policy import Known
 
 CALLS = """
-    SELECT id, v, kind, state, host_id::text, placed_at, reason, answered_at, ended_at, ended_by
+    SELECT id, v, kind, state, host_id::text, placed_at, reason, answered_at, ended_at, ended_by, note
     FROM calls_call WHERE id = ANY(%s)
 """
 LEGS = """
@@ -42,7 +42,7 @@ DEVICES = """
 # What a call and a leg may change, as columns and types of the JSON that carries them.
 CALL_CHANGES = (
     ("v", "integer"), ("state", "text"), ("reason", "text"), ("answered_at", "timestamptz"),
-    ("ended_at", "timestamptz"), ("ended_by", "text"), ("due_at", "timestamptz"),
+    ("ended_at", "timestamptz"), ("ended_by", "text"), ("note", "text"), ("due_at", "timestamptz"),
 )  # fmt: skip
 CALL_GIVEN = (("id", "uuid"), ("kind", "text"), ("host_id", "{user}"), ("placed_at", "timestamptz"))
 LEG_CHANGES = (
@@ -140,7 +140,7 @@ def _call(call: Call, due_at: dt.datetime | None) -> dict[str, Any]:
     return {
         "id": call.id, "kind": call.kind, "host_id": call.host, "placed_at": call.placed_at, "v": call.v,
         "state": call.state, "reason": call.reason, "answered_at": call.answered_at, "ended_at": call.ended_at,
-        "ended_by": call.ended_by, "due_at": due_at,
+        "ended_by": call.ended_by, "note": call.note, "due_at": due_at,
     }  # fmt: skip
 
 

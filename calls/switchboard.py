@@ -21,13 +21,13 @@ from django.db import IntegrityError, transaction
 from django.db.models import Q
 from django.utils import timezone
 
-from calls import conf, machine, models
+from calls import conf, machine, models, refusals
 from calls.facts import Facts, limit
 from calls.hub import Said, hub
 from calls.machine import Refused, Seat
 from calls.models import Change
 from devices import policy
-from devices.models import Device, Line
+from devices.models import Device, Line, LineGroup
 
 log = logging.getLogger(__name__)
 
@@ -122,10 +122,23 @@ def settle(orders: Sequence[Order], *, wait: bool = True) -> list[Outcome | None
                 raise
         else:
             tell(*changes)
-            if not wait:
-                return outcomes
-            return [_late(order, outcome) if outcome else None for order, outcome in zip(orders, outcomes, strict=True)]
+            if wait:
+                outcomes = [
+                    _late(order, outcome) if outcome else None for order, outcome in zip(orders, outcomes, strict=True)
+                ]
+            for order, outcome in zip(orders, outcomes, strict=True):
+                if outcome is not None and outcome.refused is not None:
+                    _note_refused(order, outcome.refused)
+            return outcomes
     raise RuntimeError("the lines of a call could not be made")
+
+
+def _note_refused(order: Order, refused: Refused) -> None:
+    """What people asked for in vain belongs to the call's story; what a clock or an operator did does not."""
+    seat = order.seat if isinstance(order, Place) else getattr(order.command, "by", None)
+    if seat is not None:
+        asked = "Invite" if isinstance(order, Place) else type(order.command).__name__
+        refusals.note(order.call, seat.key, seat.name, asked, refused.code)
 
 
 def _settle(orders: Sequence[Order], wait: bool) -> tuple[list[Outcome | None], list[machine.Call]]:
@@ -240,9 +253,9 @@ def _place(facts: Facts, order: Place, done: list[Change]) -> Outcome | None:
         by=seat,
         user=user.get_username(),
         name=models.name_of(user),
-        multi=mine.multi_device,
+        multi=mine.rings_all(facts.now),
         active=facts.count(seat.key, "out"),
-        limit=limit(mine.max_outgoing, "MAX_OUTGOING"),
+        limit=limit(mine, "max_outgoing"),
         callees=tuple(facts.callee(callee) for callee in callees),
         kind=order.kind,
         ring_s=order.ring_s,
@@ -347,18 +360,28 @@ def is_back(call: machine.Call, key: str, device: uuid.UUID) -> bool:
 
 
 def line_view(line: Line) -> dict[str, Any]:
-    """A line as the wire shows it, with the platform's defaults where it has no limits of its own."""
-    return {
-        "multi_device": line.multi_device,
-        "may_switch": line.may_switch,
-        "max_incoming": limit(line.max_incoming, "MAX_INCOMING"),
-        "max_outgoing": limit(line.max_outgoing, "MAX_OUTGOING"),
+    """A line as the wire shows it: what holds, wherever it is said."""
+    off, edition = line.multi_device_off(timezone.now()), line.rule("edition")
+    view: dict[str, Any] = {
+        "multi_device": line.multi_device and off is None,
+        "may_switch": line.may_switch and off is None,
+        "max_incoming": limit(line, "max_incoming"),
+        "max_outgoing": limit(line, "max_outgoing"),
     }
+    if off is not None:
+        view["multi_device_off"] = off
+    if edition.value == "until" and edition.until is not None:
+        view["multi_device_until"] = edition.until.isoformat()
+    return view
 
 
 def line_of(key: Key) -> Line:
     """The user's line, made when first needed."""
-    line, _ = Line.objects.get_or_create(user_id=key)
+    lines = Line.objects.select_related("group").filter(user=key)
+    line = lines.first()
+    if line is None:
+        Line.make([key])
+        line = lines.get()
     return line
 
 
@@ -379,12 +402,29 @@ def switch_multi_device(key: Key, on: bool) -> Line:
     line_of(key)
     with transaction.atomic(durable=True):
         line = Line.lock([key]).popitem()[1]
-        if not line.may_switch:
+        if not line.may_switch or line.multi_device_off(timezone.now()) is not None:
             raise Refused("multi_device_off")
         line.multi_device = on
         line.save(update_fields=["multi_device"])
     tell_line(line)
     return line
+
+
+def tell_expired(since: dt.datetime, until: dt.datetime) -> None:
+    """Shows the lines whose multi-device ran out in this time to their devices. Admission needs no telling: it looks at
+    the time itself."""
+    ran_out = {"edition": "until", "edition_until__gt": since, "edition_until__lte": until}
+    groups = list(LineGroup.objects.filter(**ran_out).values_list("pk", flat=True))
+    inherited = Q(group__in=groups, edition="") if groups else Q(pk=None)
+    for line in Line.objects.filter(Q(**ran_out) | inherited).select_related("group"):
+        tell_line(line)
+
+
+def tell_lines(lines: Q) -> None:
+    """Shows these lines to their users' devices, as far as any is online."""
+    online = Device.objects.filter(signed_out_at=None, online_until__gt=timezone.now()).values("user")
+    for line in Line.objects.filter(lines, user__in=online).select_related("group"):
+        tell_line(line)
 
 
 def sign_out(device: Device, why: str = "signed_out") -> None:
