@@ -129,6 +129,8 @@ CALLS: dict[str, Any] = {
     "TURN_URLS": env.ice_urls("TURN_URLS", "turn", "turns"),
     "TURN_SECRET": env.text("TURN_SECRET"),
     "TURN_TTL_S": env.whole("TURN_TTL_S", 3600, least=60),
+    "METRICS_TOKEN": env.text("METRICS_TOKEN"),
+    "KEEP_DAYS": env.whole("KEEP_DAYS", 0),
     "PROXIES": env.whole("PROXIES", 0, most=9),
     "DB_THREADS": env.whole("DB_THREADS", 8, least=1, most=200),
 }
@@ -229,6 +231,7 @@ LOGIN_REDIRECT_URL = "/"
 LOGOUT_REDIRECT_URL = "login"
 
 SECURE_SSL_REDIRECT = SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = HTTPS
+SECURE_REDIRECT_EXEMPT = [r"^(healthz|readyz|metrics)$"]  # asked by machines beside the server
 SECURE_HSTS_SECONDS = 365 * 24 * 3600 if HTTPS else 0
 # The proxy that ends TLS must set this header itself, and drop one that a client sent.
 SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if HTTPS else None
@@ -270,9 +273,22 @@ USE_TZ = True
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
-    "formatters": {"line": {"format": "{asctime} {levelname} {name}: {message}", "style": "{"}},
+    "filters": {"about": {"()": "calls.logs.Context"}},
+    "formatters": {
+        "line": {"format": "{asctime} {levelname} {name}: {message}", "style": "{"},
+        "json": {
+            "()": "pythonjsonlogger.json.JsonFormatter",
+            "format": "{asctime} {levelname} {name} {message}",
+            "style": "{",
+            "rename_fields": {"asctime": "at", "levelname": "level", "name": "logger"},
+        },
+    },
     "handlers": {
-        "console": {"class": "logging.StreamHandler", "formatter": "line"},
+        "console": {
+            "class": "logging.StreamHandler",
+            "formatter": env.choice("LOG_FORMAT", "line", "json"),
+            "filters": ["about"],
+        },
         "nowhere": {"class": "logging.NullHandler"},
     },
     "root": {"handlers": ["console"], "level": "INFO"},

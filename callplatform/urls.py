@@ -4,12 +4,15 @@ from django.contrib import admin
 from django.contrib.auth import views as auth
 from django.urls import path
 
-from calls import views
+from calls import health, views
 
 urlpatterns = [
     path("", views.client, name="client"),
     path("people/", views.people, name="people"),
     path("accounts/login/", auth.LoginView.as_view(), name="login"),
     path("accounts/logout/", views.leave, name="logout"),
+    path("healthz", health.alive, name="alive"),
+    path("readyz", health.ready, name="ready"),
+    path("metrics", health.figures, name="metrics"),
     path("admin/", admin.site.urls),
 ]

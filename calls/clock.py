@@ -10,7 +10,7 @@ import time
 
 from django.utils import timezone
 
-from calls import conf, machine, pool, refusals, switchboard
+from calls import conf, machine, metrics, pool, refusals, switchboard
 from calls.switchboard import Perform
 
 log = logging.getLogger(__name__)
@@ -18,6 +18,15 @@ log = logging.getLogger(__name__)
 BATCH = 200  # due calls taken in one tick
 SWEEP_S = 2.0  # between two looks for deactivated accounts: their sockets close within 5 s
 BLIND_S = 5.0  # a gap between ticks after which silence is counted anew: nobody could be heard meanwhile
+
+
+class Last:
+    """When a clock of this process last ticked, by time.monotonic()."""
+
+    tick: float | None = None
+
+
+last = Last()
 
 
 class Clock:
@@ -44,7 +53,10 @@ class Clock:
             switchboard.forget_spent(now)
             switchboard.tell_expired(self.looked, now)
             self.looked = now
+        metrics.CLOCK_LAG_S.set(max(0.0, time.monotonic() - self.ticked - conf.get("CLOCK_S")))
+        metrics.TICKED.set_to_current_time()
         self.ticked = time.monotonic()
+        last.tick = self.ticked
 
 
 def _act(orders: list[Perform]) -> None:

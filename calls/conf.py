@@ -26,6 +26,8 @@ DEFAULTS: dict[str, Any] = {
     "CLOCK_S": 1,
     "DB_THREADS": 8,
     "PROXIES": 0,
+    "METRICS_TOKEN": "",
+    "KEEP_DAYS": 0,
     "STUN_URLS": [],
     "TURN_URLS": [],
     "TURN_SECRET": "",

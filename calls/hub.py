@@ -7,6 +7,7 @@ Delivery is at most once by nature: whoever missed it is brought up to date by t
 import asyncio
 import logging
 import random
+import time
 import uuid
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
@@ -66,6 +67,7 @@ class Hub:
     def __init__(self) -> None:
         self.sockets: defaultdict[str, set[Socket]] = defaultdict(set)
         self.loop: asyncio.AbstractEventLoop | None = None
+        self.began = 0.0
         self.origin = uuid.uuid4().hex
         self.decoders: dict[str, Callable[[bytes], Any]] = {}
         self.errands: list[Callable[[], Awaitable[None]]] = []
@@ -76,7 +78,7 @@ class Hub:
         loop = asyncio.get_running_loop()
         if self.loop is loop:
             return
-        self.loop = loop
+        self.loop, self.began = loop, time.monotonic()
         self.sockets.clear()
         self.tasks.clear()
         for errand in (self._listen, *self.errands):

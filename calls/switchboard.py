@@ -10,6 +10,7 @@ a batch that fails is tried again order by order.
 
 import datetime as dt
 import logging
+import time
 import uuid
 from collections.abc import Iterable, Sequence
 from importlib import import_module
@@ -21,7 +22,7 @@ from django.db import IntegrityError, transaction
 from django.db.models import Q
 from django.utils import timezone
 
-from calls import conf, machine, models, refusals
+from calls import conf, machine, metrics, models, refusals
 from calls.facts import Facts, limit
 from calls.hub import Said, hub
 from calls.machine import Refused, Seat
@@ -111,6 +112,7 @@ def settle(orders: Sequence[Order], *, wait: bool = True) -> list[Outcome | None
     """
     for last_try in (False, False, True):
         try:
+            began = time.perf_counter()
             outcomes, changes = _settle(orders, wait)
         except NoLine as missing:
             Line.make(missing.users)
@@ -121,7 +123,8 @@ def settle(orders: Sequence[Order], *, wait: bool = True) -> list[Outcome | None
             if last_try or (not placing and "one_entry_a_version" in str(error)):
                 raise
         else:
-            tell(*changes)
+            tell(*(change.after for change in changes))
+            metrics.changed(changes, time.perf_counter() - began)
             if wait:
                 outcomes = [
                     _late(order, outcome) if outcome else None for order, outcome in zip(orders, outcomes, strict=True)
@@ -138,10 +141,11 @@ def _note_refused(order: Order, refused: Refused) -> None:
     seat = order.seat if isinstance(order, Place) else getattr(order.command, "by", None)
     if seat is not None:
         asked = "Invite" if isinstance(order, Place) else type(order.command).__name__
+        metrics.REFUSED.labels(asked.lower(), refused.code).inc()
         refusals.note(order.call, seat.key, seat.name, asked, refused.code)
 
 
-def _settle(orders: Sequence[Order], wait: bool) -> tuple[list[Outcome | None], list[machine.Call]]:
+def _settle(orders: Sequence[Order], wait: bool) -> tuple[list[Outcome | None], list[Change]]:
     now = timezone.now()
     facts = Facts(now, wait)
     changes: list[Change] = []
@@ -159,7 +163,7 @@ def _settle(orders: Sequence[Order], wait: bool) -> tuple[list[Outcome | None], 
             outcomes.append(outcome)
             changes += done
         models.store(changes, facts.merged, now)
-    return outcomes, [change.after for change in changes]
+    return outcomes, changes
 
 
 def _read(facts: Facts, orders: Sequence[Order]) -> None:

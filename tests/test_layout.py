@@ -31,10 +31,20 @@ MAY_IMPORT = {
     "calls.address": {"calls.conf"},
     "calls.audit": {"calls.address"},
     "calls.refusals": {"calls.models"},
-    "calls.switchboard": {"calls.machine", "calls.conf", "calls.models", "calls.facts", "calls.hub", "calls.refusals"}
+    "calls.metrics": {"calls.machine"},
+    "calls.logs": set(),
+    "calls.switchboard": {
+        "calls.machine",
+        "calls.conf",
+        "calls.models",
+        "calls.facts",
+        "calls.hub",
+        "calls.refusals",
+        "calls.metrics",
+    }
     | {"devices.models", "devices.policy", "devices.presence"},
 }
-WAYS_IN = {"calls.admin", "calls.consumers", "calls.clock", "calls.views", "calls.sign_ins"}
+WAYS_IN = {"calls.admin", "calls.consumers", "calls.clock", "calls.views", "calls.sign_ins", "calls.health"}
 
 
 def name_of(path: Path) -> str:
