@@ -16,14 +16,16 @@ from callplatform.origin import OriginCheck  # noqa: E402
 from calls import clock, sign_ins  # noqa: E402
 from calls.consumers import SignalingConsumer  # noqa: E402
 from calls.hub import hub  # noqa: E402
+from calls.wallboard import Wallboard  # noqa: E402
 
 hub.errands = [clock.run, sign_ins.run]
 
 socket: Any = SignalingConsumer.as_asgi()  # Django's type of path() knows views only
+board: Any = Wallboard.as_asgi()
 
 application = ProtocolTypeRouter(
     {
         "http": http,
-        "websocket": OriginCheck(AuthMiddlewareStack(URLRouter([path("ws/", socket)]))),
+        "websocket": OriginCheck(AuthMiddlewareStack(URLRouter([path("ws/", socket), path("ws/wallboard/", board)]))),
     }
 )

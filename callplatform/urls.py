@@ -4,7 +4,7 @@ from django.contrib import admin
 from django.contrib.auth import views as auth
 from django.urls import path
 
-from calls import health, views
+from calls import health, views, wallboard
 
 urlpatterns = [
     path("", views.client, name="client"),
@@ -14,5 +14,6 @@ urlpatterns = [
     path("healthz", health.alive, name="alive"),
     path("readyz", health.ready, name="ready"),
     path("metrics", health.figures, name="metrics"),
+    path("admin/wallboard/", wallboard.page, name="wallboard"),
     path("admin/", admin.site.urls),
 ]

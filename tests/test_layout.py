@@ -33,6 +33,7 @@ MAY_IMPORT = {
     "calls.refusals": {"calls.models"},
     "calls.metrics": {"calls.machine"},
     "calls.logs": set(),
+    "calls.aggregates": {"calls.models", "devices.models"},
     "calls.switchboard": {
         "calls.machine",
         "calls.conf",
@@ -44,7 +45,15 @@ MAY_IMPORT = {
     }
     | {"devices.models", "devices.policy", "devices.presence"},
 }
-WAYS_IN = {"calls.admin", "calls.consumers", "calls.clock", "calls.views", "calls.sign_ins", "calls.health"}
+WAYS_IN = {
+    "calls.admin",
+    "calls.consumers",
+    "calls.clock",
+    "calls.views",
+    "calls.sign_ins",
+    "calls.health",
+    "calls.wallboard",
+}
 
 
 def name_of(path: Path) -> str:

@@ -17,7 +17,7 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from calls import machine, refusals, switchboard
+from calls import machine, protocol, refusals, switchboard
 from calls.admin import story
 from calls.models import Call, Refusal
 from devices.models import Device, Line, LineGroup
@@ -240,6 +240,7 @@ async def test_a_call_is_ended_with_a_reason_that_both_sides_read(ask, page):
 
 
 def test_every_reason_has_words():
+    assert set(story.TOLD) <= set(protocol.MESSAGES)
     assert set(story.REASONS) == set(get_args(machine.Reason))
 
 

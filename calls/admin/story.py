@@ -22,7 +22,7 @@ ASKED = {
 TOLD = {
     "answered_elsewhere": "it had been answered on another device", "call_ended": "the call had ended",
     "in_call": "that device is in another call", "not_found": "there is no such call for that device",
-    "not_allowed": "that is not allowed", "outgoing_limit": "the caller is at the outgoing limit",
+    "not_allowed": "that is not allowed", "limit_reached": "the caller is at the outgoing limit",
     "expired": "it came too late", "conflict": "another invite has that id", "unavailable": "try again later",
 }  # fmt: skip
 

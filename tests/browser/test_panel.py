@@ -132,6 +132,22 @@ def test_a_file_with_two_bad_rows_changes_nothing_until_it_is_mended(operator, l
     expect(operator.row("bob").locator("input[name$=max_incoming]")).to_have_value("4")
 
 
+def test_the_wallboard_shows_a_call_as_it_rings_and_is_answered(operator, alice, bob):
+    page = operator.opens("wallboard/")
+    figure = lambda name: page.locator(f"[data-figure={name}]")  # noqa: E731
+    expect(page.get_by_role("status")).to_have_text("Live, counted every second.")
+    expect(figure("online")).to_have_text("2", timeout=10_000)
+    alice.calls("bob", "audio")
+    expect(figure("ringing")).to_have_text("1")
+    bob.rings().answers()
+    expect(figure("active")).to_have_text("1")
+    expect(figure("ringing")).to_have_text("0")
+    expect(page.locator(".u-wrap canvas")).to_have_count(2)
+    page.get_by_role("button", name="Week").click()
+    expect(page.locator(".u-wrap canvas")).to_have_count(2)
+    expect(page.locator(".u-legend").first).to_contain_text("Answered")
+
+
 # ── pictures ──
 
 
@@ -159,6 +175,7 @@ def test_pictures_of_the_panel(site, chromium, operator, alice, bob, line, pictu
     pages = {
         "index": "", "lines": "devices/line/", "line": bobs.removeprefix("/admin/"), "devices": "devices/device/",
         "calls": "calls/call/", "call": call.removeprefix("/admin/"), "changes": "auditlog/logentry/",
+        "wallboard": "wallboard/",
         "groups": "devices/linegroup/add/", "import": "devices/line/import/", "export": "calls/call/export/",
     }  # fmt: skip
     for theme in ("light", "dark"):
@@ -167,5 +184,7 @@ def test_pictures_of_the_panel(site, chromium, operator, alice, bob, line, pictu
             operator.page.set_viewport_size({"width": width, "height": 800})
             for name, path in pages.items():
                 page = operator.opens(path)
+                if name == "wallboard":
+                    expect(page.locator(".u-wrap canvas")).to_have_count(2)
                 page.screenshot(path=pictures / f"panel-{name}-{theme}-{width}.png", full_page=width == 1280)
     site.line("carol", "--max-incoming", "default")
