@@ -27,7 +27,7 @@ from scripts import services  # noqa: E402
 
 LOCKS = {
     "call_lock": ("calls/hot.py", "FOR NO KEY UPDATE{' SKIP LOCKED' if skip_locked else ''}"),
-    "line_lock": ("devices/models.py", ".select_for_update(no_key=True, skip_locked=skip_locked)"),
+    "line_lock": ("devices/models.py", '.select_for_update(no_key=True, skip_locked=skip_locked, of=("self",))'),
     "device_lock": ("devices/presence.py", ".select_for_update(no_key=True)"),
 }
 RACES = "tests/test_races.py"

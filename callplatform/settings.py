@@ -218,6 +218,7 @@ AUDITLOG_INCLUDE_TRACKING_MODELS = (
             "groups", "user_permissions",
         ],
         "mask_fields": ["password"],
+        "mask_callable": "calls.audit.hidden",
         "m2m_fields": {"groups", "user_permissions"},
     },
     {"model": "auth.Group", "m2m_fields": {"permissions"}},

@@ -8,6 +8,7 @@ from typing import get_args
 
 import pytest
 from asgiref.sync import sync_to_async
+from auditlog.models import LogEntry
 from django.contrib.auth import get_user_model
 from django.contrib.auth.models import Group, Permission
 from django.core.files.uploadedfile import SimpleUploadedFile
@@ -350,6 +351,16 @@ def test_given_roles_are_kept_too(operator, people):
     text = operator.get("/admin/auditlog/logentry/?what=user").content.decode()
     assert "added viewer" in text
     assert re.search(r"<b>is staff</b> False → True<", text)
+
+
+def test_a_changed_password_is_noted_without_any_part_of_it(operator, people):
+    people["alice"].set_password("another")
+    people["alice"].save()
+    text = operator.get("/admin/auditlog/logentry/?what=user").content.decode()
+    assert re.search(r"<b>password</b> changed<", text)
+    hashed = people["alice"].password
+    stored = [str(entry.changes) for entry in LogEntry.objects.all()]
+    assert not [changes for changes in stored if hashed[-8:] in changes]
 
 
 # ── files ──

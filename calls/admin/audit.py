@@ -7,6 +7,7 @@ from auditlog.models import LogEntry
 from django.contrib import admin
 from django.db.models import Q, QuerySet
 from django.http import HttpRequest
+from django.utils import timezone
 from django.utils.html import format_html_join
 from django.utils.safestring import SafeString
 from import_export import resources
@@ -57,7 +58,7 @@ class ChangeAdmin(Exported, PanelAdmin):
     """Nobody adds, changes or deletes an entry here, whatever their permissions."""
 
     resource_classes = [ChangeResource]
-    list_display = ("timestamp", "who", "what", "changed", "remote_addr")
+    list_display = ("when", "who", "what", "changed", "remote_addr")
     list_display_links = None
     list_filter = (WhatFilter, "action", ("timestamp", admin.DateFieldListFilter))
     list_select_related = ("actor", "content_type")
@@ -82,13 +83,20 @@ class ChangeAdmin(Exported, PanelAdmin):
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return False
 
+    @admin.display(description="when")
+    def when(self, entry: LogEntry) -> str:
+        return f"{timezone.localtime(entry.timestamp):%-d %b %Y %H:%M:%S}"
+
     @admin.display(description="who")
     def who(self, entry: LogEntry) -> str:
         return entry.actor.get_username() if entry.actor else "not in the admin"
 
     @admin.display(description="what")
     def what(self, entry: LogEntry) -> str:
-        return f"{entry.content_type.name} {entry.object_repr}"
+        said = {"line", "call"}  # whose names say what they are
+        return (
+            entry.object_repr if entry.content_type.model in said else f"{entry.content_type.name} {entry.object_repr}"
+        )
 
     @admin.display(description="from what to what")
     def changed(self, entry: LogEntry) -> SafeString | str:
@@ -106,6 +114,9 @@ def changes_of(entry: LogEntry) -> list[tuple[str, str]]:
             verb = "added" if change.get("operation") == "add" else "removed"
             found.append((field.replace("_", " "), f"{verb} {', '.join(change.get('objects', ()))}"))
         else:
+            if field == "password":
+                found.append((field, "changed"))
+                continue
             before, after = ("empty" if value in (None, "None", "") else value for value in change)
             found.append((field.replace("_", " "), f"{before} → {after}"))
     return found

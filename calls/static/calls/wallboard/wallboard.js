@@ -85,6 +85,11 @@ function axis() {
   return { stroke: colour("--body-quiet-color"), grid, ticks: grid };
 }
 
+function clockTimes(_, splits) {
+  const about = span === "week" ? { weekday: "short", day: "numeric" } : { hour: "2-digit", minute: "2-digit" };
+  return splits.map((at) => new Date(1000 * at).toLocaleString("en-GB", about));
+}
+
 function line(label, stroke) {
   return { label, stroke: colour(stroke), width: 2, points: { show: false }, spanGaps: false };
 }
@@ -106,7 +111,7 @@ function draw() {
     const options = {
       width: place.clientWidth,
       height: HEIGHT,
-      axes: [axis(), { ...axis(), size: 44 }],
+      axes: [{ ...axis(), values: clockTimes }, { ...axis(), size: 44 }],
       scales: { y: { range: (_, low, high) => [0, Math.max(1, (high ?? 0) * 1.1)] } },
       series: [{}, ...series.map(([about]) => about)],
     };
