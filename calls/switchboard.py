@@ -124,25 +124,25 @@ def settle(orders: Sequence[Order], *, wait: bool = True) -> list[Outcome | None
                 raise
         else:
             tell(*(change.after for change in changes))
-            metrics.changed(changes, time.perf_counter() - began)
-            if wait:
-                outcomes = [
-                    _late(order, outcome) if outcome else None for order, outcome in zip(orders, outcomes, strict=True)
-                ]
-            for order, outcome in zip(orders, outcomes, strict=True):
-                if outcome is not None and outcome.refused is not None:
-                    _note_refused(order, outcome.refused)
-            return outcomes
+            _note(orders, outcomes, changes, began)
+            if not wait:
+                return outcomes
+            return [_late(order, outcome) if outcome else None for order, outcome in zip(orders, outcomes, strict=True)]
     raise RuntimeError("the lines of a call could not be made")
 
 
-def _note_refused(order: Order, refused: Refused) -> None:
-    """What people asked for in vain belongs to the call's story; what a clock or an operator did does not."""
-    seat = order.seat if isinstance(order, Place) else getattr(order.command, "by", None)
-    if seat is not None:
-        asked = "Invite" if isinstance(order, Place) else type(order.command).__name__
-        metrics.REFUSED.labels(asked.lower(), refused.code).inc()
-        refusals.note(order.call, seat.key, seat.name, asked, refused.code)
+def _note(orders: Sequence[Order], outcomes: Sequence[Outcome | None], changes: Sequence[Change], began: float) -> None:
+    """What is counted, and what was asked in vain, after everybody was told. Nothing here waits for the database."""
+    metrics.changed(changes, time.perf_counter() - began)
+    for order, outcome in zip(orders, outcomes, strict=True):
+        if outcome is None or outcome.refused is None:
+            continue
+        # What people asked for in vain belongs to the call's story; what a clock or an operator did does not.
+        seat = order.seat if isinstance(order, Place) else getattr(order.command, "by", None)
+        if seat is not None:
+            asked = "Invite" if isinstance(order, Place) else type(order.command).__name__
+            metrics.REFUSED.labels(asked.lower(), outcome.refused.code).inc()
+            refusals.note(order.call, seat.key, seat.name, asked, outcome.refused.code)
 
 
 def _settle(orders: Sequence[Order], wait: bool) -> tuple[list[Outcome | None], list[Change]]:

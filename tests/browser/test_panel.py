@@ -132,6 +132,32 @@ def test_a_file_with_two_bad_rows_changes_nothing_until_it_is_mended(operator, l
     expect(operator.row("bob").locator("input[name$=max_incoming]")).to_have_value("4")
 
 
+def test_a_viewer_is_made_in_the_panel_sees_it_all_and_finds_nothing_to_change(site, chromium, operator, alice):
+    page = operator.opens("auth/user/?q=dave")
+    page.get_by_role("link", name="dave", exact=True).click()
+    page.get_by_label("Staff status").check()
+    page.locator("#id_groups_from").select_option(label="viewer")
+    page.locator("#id_groups_add_link, #id_groups_add").first.click()
+    page.get_by_role("button", name="Save", exact=True).click()
+    expect(page.locator(".messagelist")).to_contain_text("was changed successfully")
+    context = chromium.new_context()
+    viewer = Operator(context, site.url, "dave")
+    try:
+        page = viewer.opens("devices/line/")
+        expect(viewer.row("alice")).to_contain_text("1 of")
+        for path in ("devices/line/", "devices/device/", "calls/call/"):
+            page = viewer.opens(path)
+            expect(page.locator("#changelist")).to_be_visible()
+            for control in ("input[type=submit][name=_save]", "select[name=action]", "#result_list input", ".addlink"):
+                expect(page.locator(control)).to_have_count(0)
+        viewer.opens("wallboard/")
+        expect(viewer.page.get_by_role("status")).to_have_text("Live, counted every second.")
+        assert not viewer.troubles
+        assert viewer.page.request.get(f"{site.url}/admin/auditlog/logentry/").status == 403
+    finally:
+        context.close()
+
+
 def test_the_wallboard_shows_a_call_as_it_rings_and_is_answered(operator, alice, bob):
     page = operator.opens("wallboard/")
     figure = lambda name: page.locator(f"[data-figure={name}]")  # noqa: E731
