@@ -131,4 +131,9 @@ def run(users: int, calls: int) -> bool:
         began = time.perf_counter()
         make(os.environ["DATABASE_URL"], users, calls)
         print(f"{users:,} users, {3 * users:,} devices, {calls:,} calls, made in {time.perf_counter() - began:.0f} s")
-        return measure()
+        well = measure()
+        with psycopg.connect(os.environ["DATABASE_URL"]) as db:
+            for table in (*history.TABLES, "devices_line"):
+                (size,) = db.execute("select pg_total_relation_size(%s::regclass)", [table]).fetchone() or (0,)
+                print(f"{table:28}{size / 1e6:8.0f} MB")
+        return well

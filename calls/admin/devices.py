@@ -3,11 +3,11 @@
 from typing import Any
 
 from django.contrib import admin, messages
-from django.db.models import QuerySet
+from django.db.models import Q, QuerySet
 from django.http import HttpRequest
 from django.utils import timezone
 
-from calls.admin.base import Exported, ReadOnlyAdmin, people_named
+from calls.admin.base import MAX_PEOPLE, Exported, ReadOnlyAdmin, people_named
 from calls.admin.lines import sign_out
 from devices.models import Device
 
@@ -42,7 +42,7 @@ class DeviceAdmin(Exported, ReadOnlyAdmin):
     list_filter = (OnlineFilter, "kind")
     list_select_related = ("user",)
     search_fields = ("name",)
-    search_help_text = "User name, name, device or address"
+    search_help_text = "User name or name; if nobody has it, a device's name or address"
     ordering = ("-logged_in_at",)
     sortable_by = ("logged_in_at",)
     fields = ("name", "user", "kind", "address", "logged_in_at", "last_seen_at", "signed_out_at")
@@ -58,8 +58,10 @@ class DeviceAdmin(Exported, ReadOnlyAdmin):
         if not search_term:
             return queryset, False
         term = search_term.replace("\0", "").strip()
-        theirs = queryset.filter(user__in=people_named(term))
-        return theirs | queryset.filter(name__icontains=term) | queryset.filter(address__startswith=term), False
+        people = list(people_named(term)[:MAX_PEOPLE])
+        if people:
+            return queryset.filter(user__in=people), False
+        return queryset.filter(Q(name__icontains=term) | Q(address__startswith=term)), False
 
     @admin.display(boolean=True)
     def online(self, device: Device) -> bool:

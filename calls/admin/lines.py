@@ -43,7 +43,7 @@ def inherited(line: Line, field: str) -> tuple[int, str]:
 
 
 class LineRow(forms.ModelForm):
-    """A line in the list. An empty limit shows, in grey, what holds instead."""
+    """A line, in the list and on its page. An empty limit shows, in grey, what holds instead."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -258,6 +258,7 @@ class LineAdmin(ImportExportMixin, Exported, PanelAdmin):
     """Who may do what. Empty limits are inherited; a change holds for the next call."""
 
     resource_classes = [LineResource]
+    form = LineRow
     list_display = (
         "person", "online", "live_calls", "max_incoming", "max_outgoing", "multi_device", "may_switch", "included",
         "group",
