@@ -293,6 +293,16 @@ async def test_a_viewer_sees_everything_and_changes_nothing(in_role, page, peopl
     assert (await phone.ping())["t"] == "pong"
 
 
+def test_staff_without_a_role_see_nothing_and_save_nothing(people):
+    people["dave"].is_staff = True
+    people["dave"].save()
+    nobody = browser_of(people["dave"])
+    for path in LISTS:
+        assert nobody.get(f"/admin/{path}").status_code == 403, path
+        if path != "auth/user/":
+            assert nobody.post(f"/admin/{path}export/", {"format": "0"}).status_code == 403, path
+
+
 def test_an_operator_changes_lines_and_sees_who_did_but_no_accounts(in_role, people):
     operator = in_role("operator")
     for path in ("devices/line/", "auditlog/logentry/", "devices/line/import/"):

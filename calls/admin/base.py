@@ -63,6 +63,10 @@ class Exported(ExportMixin):
     formats = [CSV, XLSX]
     export_form_class = ExportForm
 
+    def has_export_permission(self, request: HttpRequest) -> bool:
+        """The library lets every member of staff save a list: here only who may see it."""
+        return bool(self.has_view_permission(request))
+
     def export_action(self, request: HttpRequest) -> HttpResponse:
         rows = self.get_export_queryset(request)
         if rows.order_by()[: MAX_EXPORTED + 1].count() > MAX_EXPORTED:
