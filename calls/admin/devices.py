@@ -1,5 +1,6 @@
 """Devices: where people are signed in, and signing them out."""
 
+import datetime as dt
 from typing import Any
 
 from django.contrib import admin, messages
@@ -37,14 +38,14 @@ class OnlineFilter(admin.SimpleListFilter):
 class DeviceAdmin(Exported, ReadOnlyAdmin):
     """Where people are signed in. Only the name can be changed; signing out is an action."""
 
-    list_display = ("user", "name", "kind", "online", "last_seen_at", "address", "logged_in_at", "signed_out_at")
+    list_display = ("user", "name", "kind", "online", "last_seen", "address", "signed_in", "signed_out")
     list_display_links = ("name",)
     list_filter = (OnlineFilter, "kind")
     list_select_related = ("user",)
     search_fields = ("name",)
     search_help_text = "User name or name; if nobody has it, a device's name or address"
     ordering = ("-logged_in_at",)
-    sortable_by = ("logged_in_at",)
+    sortable_by = ("signed_in",)
     fields = ("name", "user", "kind", "address", "logged_in_at", "last_seen_at", "signed_out_at")
     readonly_fields = fields[1:]
     actions = ("sign_out", "sign_out_all")
@@ -67,6 +68,18 @@ class DeviceAdmin(Exported, ReadOnlyAdmin):
     def online(self, device: Device) -> bool:
         return device.signed_out_at is None and device.online_until > timezone.now()
 
+    @admin.display(description="last seen")
+    def last_seen(self, device: Device) -> str:
+        return _short(device.last_seen_at)
+
+    @admin.display(description="signed in", ordering="logged_in_at")
+    def signed_in(self, device: Device) -> str:
+        return _short(device.logged_in_at)
+
+    @admin.display(description="signed out")
+    def signed_out(self, device: Device) -> str:
+        return _short(device.signed_out_at)
+
     @admin.action(description="Sign out the selected devices", permissions=["change"])
     def sign_out(self, request: HttpRequest, queryset: QuerySet[Device]) -> None:
         asked = queryset.count()
@@ -84,3 +97,7 @@ class DeviceAdmin(Exported, ReadOnlyAdmin):
         signed_out = sign_out(request, Device.objects.filter(user__in=users))
         people = "1 user" if len(users) == 1 else f"{len(users)} users"
         self.message_user(request, f"{signed_out} of {people} signed out.", messages.SUCCESS)
+
+
+def _short(at: dt.datetime | None) -> str:
+    return "–" if at is None else f"{timezone.localtime(at):%-d %b %Y %H:%M}"
