@@ -25,10 +25,13 @@ sys.path.insert(0, str(ROOT))
 
 from scripts import services  # noqa: E402
 
-LOCKS = {
-    "call_lock": ("calls/hot.py", "FOR NO KEY UPDATE{' SKIP LOCKED' if skip_locked else ''}"),
-    "line_lock": ("devices/models.py", '.select_for_update(no_key=True, skip_locked=skip_locked, of=("self",))'),
-    "device_lock": ("devices/presence.py", ".select_for_update(no_key=True)"),
+LOCKS = {  # where each is taken
+    "call_lock": [("calls/hot.py", 'ORDER BY id FOR NO KEY UPDATE{" SKIP LOCKED" if skip_locked else ""}')],
+    "line_lock": [
+        ("calls/hot.py", 'ORDER BY user_id FOR NO KEY UPDATE{" SKIP LOCKED" if skip_locked else ""}'),
+        ("devices/models.py", '.select_for_update(no_key=True, skip_locked=skip_locked, of=("self",))'),
+    ],
+    "device_lock": [("devices/presence.py", ".select_for_update(no_key=True)")],
 }
 RACES = "tests/test_races.py"
 ORDINARY = ("tests/test_policy.py", "tests/test_protocol.py")
@@ -63,14 +66,14 @@ def without(lock: str, selection: str = "") -> Verdict:
 
     DATABASE_URL has to name a PostgreSQL, on which a database is made for it and dropped.
     """
-    file, code = LOCKS[lock]
     with tempfile.TemporaryDirectory(prefix=f"without-{lock}-") as place:
         copy = Path(place) / "copy"
         shutil.copytree(ROOT, copy, ignore=LEFT_BEHIND)
-        text = (copy / file).read_text()
-        if text.count(code) != 1:
-            raise LookupError(f"{file} should have {code} once: it is there {text.count(code)} times")
-        (copy / file).write_text(text.replace(code, ""))
+        for file, code in LOCKS[lock]:
+            text = (copy / file).read_text()
+            if text.count(code) != 1:
+                raise LookupError(f"{file} should have {code} once: it is there {text.count(code)} times")
+            (copy / file).write_text(text.replace(code, ""))
         report = Path(place) / "report"
         report.touch()
         database = urlsplit(os.environ["DATABASE_URL"])._replace(path=f"/without_{lock}").geturl()

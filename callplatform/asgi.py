@@ -20,12 +20,19 @@ from calls.wallboard import Wallboard  # noqa: E402
 
 hub.errands = [clock.run, sign_ins.run]
 
-socket: Any = SignalingConsumer.as_asgi()  # Django's type of path() knows views only
+consumer: Any = SignalingConsumer.as_asgi()  # Django's type of path() knows views only
 board: Any = Wallboard.as_asgi()
+signed_in: Any = AuthMiddlewareStack(URLRouter([path("ws/", consumer), path("ws/wallboard/", board)]))
+
+
+async def socket(scope: Any, receive: Any, send: Any) -> None:
+    """A session is looked at in the handshake; the frames of the socket do not pass by it again."""
+    await signed_in({**scope, "send": send}, receive, send)
+
 
 application = ProtocolTypeRouter(
     {
         "http": http,
-        "websocket": OriginCheck(AuthMiddlewareStack(URLRouter([path("ws/", socket), path("ws/wallboard/", board)]))),
+        "websocket": OriginCheck(socket),
     }
 )

@@ -151,11 +151,10 @@ DEFAULT_OPTIONS: dict[str, dict[str, Any]] = {
         # Who waits for a connection is told `unavailable` well before a client takes its socket for dead. A pool that
         # gives up and begins anew finds PostgreSQL a second after its return; else it would look ever more rarely.
         "pool": {"min_size": 1, "max_size": CALLS["DB_THREADS"] + 4, "timeout": 4, "reconnect_timeout": 5},
-        # Only the hot path's statements are prepared (calls/hot.py). They look up by key, so the general plan is the
-        # right one; to plan them anew each time costs more than to run them.
-        "prepare_threshold": 0,
+        # The hot path's own prepared statements (devices/prepared.py) look up by key, so the general plan is the right
+        # one; to plan them anew each time costs more than to run them.
         "options": "-c lock_timeout=5s -c statement_timeout=30s -c idle_in_transaction_session_timeout=60s"
-        " -c plan_cache_mode=force_generic_plan",
+        " -c plan_cache_mode=force_generic_plan -c jit=off",
     },
 }
 

@@ -10,7 +10,7 @@ import time
 
 from django.utils import timezone
 
-from calls import conf, machine, metrics, pool, refusals, switchboard
+from calls import conf, metrics, pool, refusals, switchboard
 from calls.switchboard import Perform
 
 log = logging.getLogger(__name__)
@@ -42,8 +42,7 @@ class Clock:
         now = timezone.now()
         if time.monotonic() - self.ticked > conf.get("CLOCK_S") + BLIND_S:
             self.watching_since = now
-        due = [Perform(call_id, machine.Due()) for call_id in switchboard.due_calls(now, BATCH)]
-        silent = [Perform(*each) for each in switchboard.silent_legs(now, self.watching_since)]
+        due, silent = switchboard.due(now, self.watching_since, BATCH)
         _act(due)
         _act(silent)
         refusals.write()

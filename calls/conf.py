@@ -8,6 +8,8 @@ from django.core.signals import setting_changed
 
 from calls.machine import Deadlines
 
+SLACK_S = 5.0  # for a ping on its way
+
 DEFAULTS: dict[str, Any] = {
     "RING_S": 45,
     "RING_GRACE_S": 2,
@@ -53,10 +55,17 @@ def deadlines() -> Deadlines:
     )
 
 
+@cache
+def stays_s() -> float:
+    """How long a device that was heard from counts as online, in seconds."""
+    return float(get("PING_S") + get("PONG_S") + SLACK_S)
+
+
 def _forget(*, setting: str, **_: object) -> None:
     if setting == "CALLS":
         get.cache_clear()
         deadlines.cache_clear()
+        stays_s.cache_clear()
 
 
 setting_changed.connect(_forget)  # sent by override_settings only

@@ -8,9 +8,10 @@ import asyncio
 import logging
 import math
 import time
+import types
 import uuid
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine, Generator
 from typing import Any, overload
 
 import msgspec
@@ -19,7 +20,7 @@ from django.contrib.auth.models import AbstractBaseUser
 from django.utils import timezone
 
 from calls import address, conf, ice, logs, machine, metrics, models, pool, protocol, switchboard
-from calls.desk import NotHeld, desk, stays_s
+from calls.desk import NotHeld, desk
 from calls.hub import Said, hub
 from calls.machine import Refused, Seat
 from calls.sign_ins import SignIn
@@ -39,8 +40,9 @@ class SignalingConsumer(AsyncConsumer):
     """See the module. One command at a time for each socket, in the order in which they came."""
 
     async def __call__(self, scope: Any, receive: Callable[[], Awaitable[Any]], send: Any) -> None:
-        self.receive, self.transmit = receive, send
+        self.receive, self.shake_hands, self.transmit = receive, send, scope.get("send", send)
         self.user: AbstractBaseUser = scope["user"]
+        self.key, self.username = str(self.user.pk), self.user.get_username()  # the user itself is read lazily
         self.session_key: str = scope["session"].session_key or ""
         self.address = address.of_scope(scope)
         self.socket_id = uuid.uuid4()
@@ -58,13 +60,13 @@ class SignalingConsumer(AsyncConsumer):
             await hub.start()
             await self._converse()
         finally:
-            hub.part(str(self.user.pk), self)
+            hub.part(self.key, self)
             if self.device_id is not None:
                 await self._leave(self.device_id)
 
     async def _converse(self) -> None:
         await self.receive()  # websocket.connect
-        self._post({"type": "websocket.accept"})
+        await self.shake_hands({"type": "websocket.accept"})
         if not self.user.is_authenticated:
             self.bye("signed_out", 0)
         said_hello = asyncio.get_running_loop().call_later(conf.get("HELLO_S"), self._expect_hello)
@@ -80,22 +82,31 @@ class SignalingConsumer(AsyncConsumer):
         if text is None or len(text) > protocol.MAX_FRAME:
             self.bye("protocol", 0)
             return
-        re = None
         try:
             self._spend_token()
             frame = protocol.parse(text)
-            re = frame.id
+        except Refused as refused:
+            self._reply(protocol.id_of(text), None, refused)
+            await asyncio.sleep(0)  # a flood of refusals waits for nothing else: the sender and others have their turn
+            return
+        if isinstance(frame, protocol.Ping):  # changes nothing, so nothing has to wait for it
+            hub.spawn(self._answer(frame))
+        else:
+            await self._answer(frame)
+
+    async def _answer(self, frame: protocol.AnyFrame) -> None:
+        """Obeys, and says so when that was refused or failed."""
+        try:
             await self._obey(frame)
         except Refused as refused:
-            re = re or protocol.id_of(text)
-            self._reply(re, None, refused)
-            await asyncio.sleep(0)  # a flood of refusals waits for nothing else: the sender and others have their turn
+            self._reply(frame.id, None, refused)
+            await asyncio.sleep(0)  # as above
         except pool.AWAY as error:
             log.warning("the database did not do it: %s", str(error).strip().partition("\n")[0])
-            self._reply(re, None, Refused("unavailable", retry_ms=UNAVAILABLE_MS))
+            self._reply(frame.id, None, Refused("unavailable", retry_ms=UNAVAILABLE_MS))
         except Exception:
             log.exception("a command failed")
-            self._reply(re, None, Refused("unavailable", retry_ms=UNAVAILABLE_MS))
+            self._reply(frame.id, None, Refused("unavailable", retry_ms=UNAVAILABLE_MS))
 
     async def _obey(self, frame: protocol.AnyFrame) -> None:
         if isinstance(frame, protocol.Hello):
@@ -127,7 +138,7 @@ class SignalingConsumer(AsyncConsumer):
     async def _hello(self, frame: protocol.Hello) -> None:
         if self.seat is not None:
             raise protocol.bad("cmd", "This socket has said hello already.")
-        key = str(self.user.pk)
+        key = self.key
         logs.about(user=key, socket=self.socket_id)
         self.held_back = []
         hub.join(key, self)  # before the calls are read: what is committed after the read comes as an event
@@ -155,11 +166,11 @@ class SignalingConsumer(AsyncConsumer):
                     "t": "welcome",
                     "re": frame.id,
                     "v": protocol.VERSION,
-                    "user": {"id": self.user.get_username(), "name": models.name_of(self.user)},
+                    "user": {"id": self.username, "name": models.name_of(self.user)},
                     "device": {"id": str(device.pk), "name": device.name, "kind": device.kind},
                     "line": switchboard.line_view(line),
                     "calls": views,
-                    "ice": ice.servers(self.user.get_username()),
+                    "ice": ice.servers(self.username),
                     "ping_s": conf.get("PING_S"),
                     "ping_call_s": conf.get("PING_CALL_S"),
                     "pong_s": conf.get("PONG_S"),
@@ -180,11 +191,11 @@ class SignalingConsumer(AsyncConsumer):
             page=frame.page,
             socket=self.socket_id,
             take=frame.take,
-            stays_s=stays_s(),
+            stays_s=conf.stays_s(),
             address=self.address,
         )
         self.device_id = arrival.device.pk
-        seat = Seat(str(self.user.pk), arrival.device.pk, arrival.device.name, frame.page)
+        seat = Seat(self.key, arrival.device.pk, arrival.device.name, frame.page)
         if arrival.replaced is not None:
             switchboard.tell_bye(arrival.device, "replaced", arrival.replaced)
         if arrival.crowded_out is not None:
@@ -205,7 +216,7 @@ class SignalingConsumer(AsyncConsumer):
             pong["gone"] = gone
         if time.monotonic() - self.ice_at > conf.get("TURN_TTL_S") / 2:
             self.ice_at = time.monotonic()
-            pong["ice"] = ice.servers(self.user.get_username())
+            pong["ice"] = ice.servers(self.username)
         self._send(protocol.encode(pong))
 
     async def _heard(self, seat: Seat, call: machine.Call) -> machine.Call:
@@ -331,7 +342,7 @@ class SignalingConsumer(AsyncConsumer):
         if known is None:
             return True
         epochs = {leg.user: leg.epoch for leg in known.legs}
-        return epochs[self.user.get_username()] <= mail.epoch and epochs[mail.sender] <= mail.sender_epoch
+        return epochs[self.username] <= mail.epoch and epochs[mail.sender] <= mail.sender_epoch
 
     def _reply(self, re: str | None, call: machine.Call | None, refused: Refused | None) -> None:
         view = self._view(call) if call is not None and self.seat is not None else None
@@ -362,15 +373,33 @@ class SignalingConsumer(AsyncConsumer):
             message = {"type": "websocket.close", "code": protocol.CLOSE["flooding"], "reason": "slow reader"}
         self.unsent.append(message)
         if self.sender is None or self.sender.done():
-            self.sender = asyncio.create_task(self._send_all())
+            self._send_now()
 
-    async def _send_all(self) -> None:
+    def _send_now(self) -> None:
+        """Sends without a task of its own, as far as the server takes it at once. The rest goes when there is room."""
+        while self.unsent:
+            sending = self.transmit(self.unsent.popleft())
+            try:
+                wanted = sending.send(None)
+            except StopIteration:
+                continue
+            except Exception as error:
+                self._unsendable(error)
+                return
+            self.sender = asyncio.create_task(self._send_all(_going_on(sending, wanted)))
+            return
+
+    async def _send_all(self, begun: Awaitable[None]) -> None:
         try:
+            await begun
             while self.unsent:
                 await self.transmit(self.unsent.popleft())
-        except Exception as error:  # the socket is gone; its disconnect is on the way to the receive loop
-            log.debug("a frame was not sent: %s", error)
-            self.unsent.clear()
+        except Exception as error:
+            self._unsendable(error)
+
+    def _unsendable(self, error: Exception) -> None:
+        log.debug("a frame was not sent: %s", error)  # the socket is gone; its disconnect is on the way here
+        self.unsent.clear()
 
     async def _leave(self, device_id: uuid.UUID) -> None:
         try:
@@ -383,6 +412,22 @@ def _kind(asked: Place | Perform | CatchUp) -> str:
     if isinstance(asked, Perform):
         return type(asked.command).__name__.lower()
     return "invite" if isinstance(asked, Place) else "ping"
+
+
+@types.coroutine
+def _going_on(begun: Coroutine[Any, Any, None], wanted: Any) -> Generator[Any, Any, None]:
+    """The rest of a coroutine that has begun and waits for something."""
+    while True:
+        step: Callable[[Any], Any]
+        try:
+            value = yield wanted
+            step = begun.send
+        except BaseException as error:
+            step, value = begun.throw, error
+        try:
+            wanted = step(value)
+        except StopIteration:
+            return
 
 
 def _leaving(frame: protocol.AboutCall, seat: Seat) -> Leaving | None:

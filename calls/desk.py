@@ -1,8 +1,9 @@
 """Where a process's sockets hand in what they ask, and whatever waits at the same moment is settled together.
 
-One batch at a time is on its way, and it never waits for a lock: what others hold, and whatever failed with its
-neighbours, is tried again alone, in a thread of its own, of which there are always some left. So one held row delays
-nobody but those who want it, and at low load an order goes straight through.
+One batch of orders at a time is on its way, and it never waits for a lock: what others hold, and whatever failed with
+its neighbours, is tried again alone, in a thread of its own, of which there are always some left. So one held row
+delays nobody but those who want it, and at low load an order goes straight through. Pings go another way, and delay no
+order.
 """
 
 import asyncio
@@ -16,10 +17,10 @@ from psycopg_pool import PoolTimeout
 from calls import conf, pool, switchboard
 from calls.machine import Call
 from calls.switchboard import CatchUp, Order, Outcome
-from devices import presence
 
 MAX_BATCH = 64  # orders in one transaction
-SLACK_S = 5.0  # added to the deadline of presence, for a ping on its way
+GATHER_S = 0.25  # the longest that a ping waits for others
+PAUSE_S = 0.015  # for each ping but one of the last look: so they are gathered from 70 a second on
 
 
 class NotHeld(Exception):
@@ -42,7 +43,7 @@ class Desk:
         self.pings: deque[Asked] = deque()
         self.loop: asyncio.AbstractEventLoop | None = None
         self.tasks: set[asyncio.Task[None]] = set()
-        self.busy = False
+        self.working = self.looking = False
         self.patient = asyncio.Semaphore(max(1, conf.get("DB_THREADS") // 2))  # the other threads wait for no lock
 
     @overload
@@ -61,35 +62,56 @@ class Desk:
             self.__init__()  # type: ignore[misc]
             self.loop = loop
         asked = Asked(what, loop.create_future(), beat)
-        (self.pings if isinstance(what, CatchUp) else self.orders).append(asked)
-        self._begin()
+        if isinstance(what, CatchUp):
+            self.pings.append(asked)
+            if not self.looking:
+                self.looking = True
+                self._spawn(self._look())
+        else:
+            self.orders.append(asked)
+            if not self.working:
+                self.working = True
+                self._spawn(self._work())
         return await asked.outcome
 
-    def _begin(self) -> None:
-        if not self.busy:
-            self.busy = True
-            self._spawn(self._work())
-
     async def _work(self) -> None:
-        try:
-            while self.orders or self.pings:
-                orders = [self.orders.popleft() for _ in range(min(len(self.orders), MAX_BATCH))]
-                pings, self.pings = list(self.pings), deque()
-                await self._settle(orders, pings)
-        finally:
-            self.busy = False
+        """Settles orders, a batch at a time, until none is left."""
+        while self.orders:
+            orders = [self.orders.popleft() for _ in range(min(len(self.orders), MAX_BATCH))]
+            try:
+                settled = await pool.run_in("orders", _settle, orders)
+            except Exception as error:
+                self._failed(orders, error)
+                continue
+            switchboard.tell(*settled.changed)
+            for asked, outcome in zip(orders, settled.outcomes, strict=True):
+                if outcome is None:
+                    self._spawn(self._alone(asked))
+                else:
+                    _resolve(asked, outcome if outcome.held else NotHeld())
+        self.working = False
 
-    async def _settle(self, orders: Sequence[Asked], pings: Sequence[Asked]) -> None:
-        try:
-            results = await pool.run(_settle, orders, pings)
-        except Exception as error:  # whoever is at fault hears of it when it is tried alone
-            no_connection = isinstance(error.__cause__ or error, PoolTimeout)  # but nobody is when nothing can be tried
-            results = [error if no_connection else None] * (len(orders) + len(pings))
-        for asked, result in zip([*orders, *pings], results, strict=True):
-            if result is None:
-                self._spawn(self._alone(asked))
-            elif not asked.outcome.done():
+    async def _look(self) -> None:
+        """Answers pings: a few at once; the more there are, the longer the next ones wait for each other."""
+        while self.pings:
+            pings, self.pings = list(self.pings), deque()
+            try:
+                results = await pool.run_in("pings", _catch_up, pings)
+            except Exception as error:
+                self._failed(pings, error)
+                continue
+            for asked, result in zip(pings, results, strict=True):
                 _resolve(asked, result)
+            await asyncio.sleep(min(GATHER_S, PAUSE_S * (len(pings) - 1)))
+        self.looking = False
+
+    def _failed(self, batch: Sequence[Asked], error: Exception) -> None:
+        """Whoever is at fault hears of it when it is tried alone; but nobody is when nothing can be tried."""
+        for asked in batch:
+            if isinstance(error.__cause__ or error, PoolTimeout):
+                _resolve(asked, error)
+            else:
+                self._spawn(self._alone(asked))
 
     async def _alone(self, asked: Asked) -> None:
         async with self.patient:
@@ -97,8 +119,7 @@ class Desk:
                 result = await pool.run(_settle_alone, asked)
             except Exception as error:
                 result = error
-        if not asked.outcome.done():
-            _resolve(asked, result)
+        _resolve(asked, result)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
@@ -106,34 +127,28 @@ class Desk:
         task.add_done_callback(self.tasks.discard)
 
 
-def stays_s() -> float:
-    """How long a device that was heard from counts as online, in seconds."""
-    return float(conf.get("PING_S") + conf.get("PONG_S") + SLACK_S)
+def _settle(orders: Sequence[Asked]) -> switchboard.Settled:
+    return switchboard.decide_together([asked.what for asked in orders], [asked.beat for asked in orders])
 
 
-def _settle(orders: Sequence[Asked], pings: Sequence[Asked]) -> list[Any]:
-    """A result for each: an outcome, a list of calls, an exception to be raised, or None: to be tried again alone."""
-    everybody = [*orders, *pings]
-    not_held = presence.beat(dict(asked.beat for asked in everybody if asked.beat), stays_s())
-    results: dict[int, Any] = {
-        id(asked): NotHeld() for asked in everybody if asked.beat is not None and asked.beat[1] in not_held
-    }
-    orders = [asked for asked in orders if id(asked) not in results]
-    pings = [asked for asked in pings if id(asked) not in results]
-    outcomes = switchboard.settle([asked.what for asked in orders], wait=False) if orders else []
-    found = switchboard.catch_up([asked.what for asked in pings]) if pings else []
-    for asked, result in zip([*orders, *pings], [*outcomes, *found], strict=True):
-        results[id(asked)] = result
-    return [results[id(asked)] for asked in everybody]
+def _catch_up(pings: Sequence[Asked]) -> list[Any]:
+    beats = dict(asked.beat for asked in pings if asked.beat)
+    found, strangers = switchboard.catch_up([asked.what for asked in pings], beats)
+    return [
+        NotHeld() if asked.beat and asked.beat[1] in strangers else calls
+        for asked, calls in zip(pings, found, strict=True)
+    ]
 
 
 def _settle_alone(asked: Asked) -> Any:
     if isinstance(asked.what, CatchUp):
-        return switchboard.catch_up([asked.what])[0]
+        return switchboard.catch_up([asked.what])[0][0]
     return switchboard.settle([asked.what])[0]
 
 
 def _resolve(asked: Asked, result: Any) -> None:
+    if asked.outcome.done():  # whoever asked is gone
+        return
     if isinstance(result, Exception):
         asked.outcome.set_exception(result)
     else:

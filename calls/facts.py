@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import msgspec
 from django.contrib.auth import get_user_model
 from django.db import connection
+from django.db.models import prefetch_related_objects
 
 from calls import conf, hot, machine, models
 from calls.machine import Call, Refused, Seat
@@ -31,6 +32,13 @@ class Live(NamedTuple):
     held: bool
 
 
+class Spent(NamedTuple):
+    """An invite's id that is no call of its own any more: whose it was, and the call that it became."""
+
+    key: str
+    call: uuid.UUID | None
+
+
 class Facts:
     """The world as this batch sees it. With `wait`, rows that others hold are waited for; without, they are missing."""
 
@@ -39,44 +47,35 @@ class Facts:
         self.calls: dict[uuid.UUID, Call] = {}
         self.users: dict[str, User] = {}
         self.lines: dict[str, Line] = {}
-        self.spent: dict[uuid.UUID, models.SpentInvite] = {}
-        self.devices: dict[str, list[policy.Known]] = {}
+        self.spent: dict[uuid.UUID, Spent] = {}
+        self.devices: defaultdict[str, list[policy.Known]] = defaultdict(list)
         self.live: defaultdict[str, dict[uuid.UUID, Live]] = defaultdict(dict)  # by person, then by call
         self.seen: dict[uuid.UUID, dt.datetime] = {}
+        self.strangers: set[uuid.UUID] = set()  # sockets whose device is no longer theirs
         self.invites: dict[uuid.UUID, machine.Invite] = {}
         self.merged: list[models.SpentInvite] = []
 
-    def lock(self, usernames: set[str], callers: set[Any], calls: set[uuid.UUID]) -> None:
-        """Locks the lines of whoever places or is called, then the calls: each in key order, as everywhere."""
-        people = set(callers)
-        if usernames:
-            found = get_user_model()._default_manager.filter(username__in=usernames, is_active=True)
-            self.users = {user.get_username(): user for user in found}
-            people |= {user.pk for user in self.users.values()}
-        if people:
-            self.lines = {str(key): line for key, line in Line.lock(people, skip_locked=not self.wait).items()}
-        self.lock_calls(calls)
-
-    def lock_calls(self, calls: set[uuid.UUID]) -> None:
-        """Locks and loads these calls beside those that are held already."""
-        if calls:
-            self.calls |= models.lock(calls, skip_locked=not self.wait)
-
-    def look(self, people: set[str], invites: set[uuid.UUID], watched: set[uuid.UUID]) -> None:
-        """Reads what the batch may ask about these people, invites, and devices that may have fallen silent."""
-        if people:
-            self.devices = _devices(people, self.now)
-            for call, host, user, *rest in models.live_legs(people):
-                self.live[str(user)][call] = Live(str(host), *rest)
-        if invites:
-            self.spent = models.SpentInvite.objects.in_bulk(invites)
-        if watched:
-            self.seen = dict(Device.objects.filter(pk__in=watched).values_list("id", "last_seen_at"))
+    def gather(self, wanted: hot.Wanted) -> None:
+        """Locks lines, then calls, each in key order, as everywhere; then reads what the batch may ask about."""
+        gather = hot.gather if connection.vendor == "postgresql" else _by_orm
+        until = self.now + dt.timedelta(seconds=conf.stays_s())
+        world = gather(wanted, now=self.now, until=until, skip_locked=not self.wait)
+        self.calls = {call.id: call for call in world.calls or ()}
+        self.users = {user.get_username(): user for user in world.users or ()}
+        self.lines = {str(line.user_id): line for line in world.lines or ()}
+        prefetch_related_objects(list(self.lines.values()), "group")  # no statement where no line has one
+        for call, host, user, dir, state, device, held in world.live or ():
+            self.live[user][call] = Live(host, dir, state, device, held)
+        for user, id, logged_in_at, online_until in world.devices or ():
+            self.devices[user].append(policy.Known(id, logged_in_at, online_until > self.now))
+        self.spent = {id: Spent(key, call) for id, key, call in world.spent or ()}
+        self.seen = dict(world.seen or ())
+        self.strangers = world.strangers
 
     def locked(self, call_id: uuid.UUID) -> Call | None:
         """One more call, locked; None when others hold it and nobody waits."""
         if call_id not in self.calls:
-            self.lock_calls({call_id})
+            self.calls |= models.lock([call_id], skip_locked=not self.wait)
         return self.calls.get(call_id)
 
     def invite_of(self, call: Call) -> machine.Invite:
@@ -89,8 +88,8 @@ class Facts:
 
     def merge(self, invite: uuid.UUID, user: User, call: Call) -> None:
         """The invite became that call."""
-        self.spent[invite] = models.SpentInvite(id=invite, user_id=user.pk, call_id=call.id, at=self.now)
-        self.merged.append(self.spent[invite])
+        self.spent[invite] = Spent(str(user.pk), call.id)
+        self.merged.append(models.SpentInvite(id=invite, user_id=user.pk, call_id=call.id, at=self.now))
 
     def note(self, call: Call) -> None:
         """This is the call now."""
@@ -103,7 +102,7 @@ class Facts:
 
     def seated(self, seat: Seat, call_id: uuid.UUID) -> Seat:
         """The seat with the other call that its device is in. A device that was signed out has no seat any more."""
-        if all(device.id != seat.device for device in self.devices.get(seat.key, ())):
+        if all(device.id != seat.device for device in self.devices[seat.key]):
             raise Refused("not_found")
         for call, leg in self.live[seat.key].items():
             if call != call_id and leg.device == seat.device and leg.state == "joined" and not leg.held:
@@ -128,7 +127,7 @@ class Facts:
         key = str(user.pk)
         line = self.lines[key]
         multi = line.rings_all(self.now)
-        choice = policy.choose(multi, self.devices.get(key, ()))
+        choice = policy.choose(multi, self.devices[key])
         return machine.Callee(
             key=key,
             user=user.get_username(),
@@ -142,8 +141,28 @@ class Facts:
         )
 
 
-def _devices(people: set[str], now: dt.datetime) -> dict[str, list[policy.Known]]:
-    return hot.known(people, now) if connection.vendor == "postgresql" else presence.known(people)
+def _by_orm(wanted: hot.Wanted, *, now: dt.datetime, until: dt.datetime, skip_locked: bool = False) -> hot.World:
+    """What `hot.gather` does, on any database."""
+    strangers = presence.beat(wanted.beats, (until - now).total_seconds())
+    users = get_user_model()._default_manager.filter(username__in=wanted.callees, is_active=True)
+    people = {*wanted.people, *wanted.callers, *(user.pk for user in users)}
+    lines = Line.lock({*wanted.callers, *(user.pk for user in users)}, skip_locked=skip_locked)
+    calls = models.lock(wanted.calls, skip_locked=skip_locked)
+    legs = models.Leg.objects.filter(models.LIVE, user__in=people).order_by()
+    live = legs.values_list("call", "call__host", "user", "dir", "state", "device", "held")
+    signed_in = Device.objects.filter(user__in=people, signed_out_at=None)
+    devices = signed_in.values_list("user", "id", "logged_in_at", "online_until")
+    spent = models.SpentInvite.objects.filter(pk__in=wanted.invites).values_list("id", "user", "call")
+    return hot.World(
+        list(calls.values()),
+        [(call, str(host), str(user), dir, state, device, held) for call, host, user, dir, state, device, held in live],
+        [(str(user), id, logged_in_at, online_until) for user, id, logged_in_at, online_until in devices],
+        [(id, str(user), call) for id, user, call in spent],
+        list(Device.objects.filter(pk__in=wanted.watched).values_list("id", "last_seen_at")),
+        list(users),
+        list(lines.values()),
+        strangers,
+    )
 
 
 def limit(line: Line, which: str) -> int:

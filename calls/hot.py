@@ -1,43 +1,112 @@
 """The statements of the hot path, written by hand for PostgreSQL: the same reads and writes as the ORM's in models.py
 and facts.py, at a fraction of the cost. tests/test_hot.py holds the two equal.
 
-Every statement works on a whole batch, is prepared, and is sent on Django's own connection, inside its transaction.
-Rows go in as one JSON document, which PostgreSQL takes apart. What locks rows never joins others: after waiting for a
-lock, only the locked row is fresh, and a joined one would be as old as the statement.
+Every statement works on a whole batch, and is one message to PostgreSQL and one back: rows travel as JSON documents, in
+the shape of machine's values. What locks rows never joins others: after waiting for a lock, only the locked row is
+fresh, and a joined one would be as old as the statement. So calls are locked by one statement and read by the next.
 """
 
 import datetime as dt
+import itertools
 import uuid
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
-import psycopg
 from django.contrib.auth import get_user_model
-from django.db import connection
+from django.utils import timezone
+from msgspec import Struct
 
 from calls import machine
 from calls.machine import Call, Leg
-from devices.policy import Known
+from devices import prepared, presence
+from devices.models import Line
 
-CALLS = """
-    SELECT id, v, kind, state, host_id::text, placed_at, reason, answered_at, ended_at, ended_by, note
-    FROM calls_call WHERE id = ANY(%s)
+LEG = """
+    user_id::text AS key, username AS "user", name, dir, state, reason, multi, ring_on_id AS ring_on, ring_until,
+    alerted, device_id AS device, device_name, page, epoch, online, held, mic, cam, data
 """
-LEGS = """
-    SELECT call_id, user_id::text, username, name, dir, state, reason, multi, ring_on_id, ring_until, alerted,
-           device_id, device_name, page, epoch, online, held, mic, cam, data
-    FROM calls_leg WHERE call_id = ANY(%s) ORDER BY call_id, id
+
+
+class Wanted(NamedTuple):
+    """What the orders of a batch are about. People are given by key, or by username if they are to be called."""
+
+    calls: set[uuid.UUID]
+    callees: set[str]
+    callers: set[str]
+    people: set[str]
+    invites: set[uuid.UUID]
+    watched: set[uuid.UUID]
+    beats: dict[uuid.UUID, uuid.UUID]
+
+
+class World(Struct):
+    """What was found of it. Each part is None unless it was asked for, or if nothing was found."""
+
+    calls: list[Call] | None = None
+    live: list[tuple[uuid.UUID, str, str, str, str, uuid.UUID | None, bool]] | None = None
+    """Live legs: call, its host, person, direction, state, device, held."""
+    devices: list[tuple[str, uuid.UUID, dt.datetime, dt.datetime]] | None = None
+    """Signed-in devices: person, device, login, until when it counts as online."""
+    spent: list[tuple[uuid.UUID, str, uuid.UUID | None]] | None = None
+    """Invites whose id is spent: id, person, the call that it became."""
+    seen: list[tuple[uuid.UUID, dt.datetime]] | None = None
+    """Devices, and when they were last heard from."""
+    users: Any = None
+    """The callees, as instances of the user model."""
+    lines: Any = None
+    """The lines of callers and callees, locked, as instances."""
+    strangers: set[uuid.UUID] = set()
+    """Sockets whose device is no longer theirs."""
+
+
+CALLS = f"""
+    SELECT json_agg(call) FROM (
+        SELECT id, v, kind, state, host_id::text AS host, placed_at, reason, answered_at, ended_at, ended_by, note, (
+            SELECT json_agg(leg) FROM (SELECT {LEG} FROM calls_leg WHERE call_id = calls_call.id ORDER BY id) leg
+        ) AS legs
+        FROM calls_call WHERE id = ANY({{calls}})
+    ) call
 """
-LIVE = """
-    SELECT leg.call_id, call.host_id::text, leg.user_id::text, leg.dir, leg.state, leg.device_id, leg.held
-    FROM calls_leg leg JOIN calls_call call ON call.id = leg.call_id
-    WHERE leg.user_id = ANY(%s) AND leg.state IN ('ringing', 'joined')
+READ = {
+    "calls": CALLS,
+    "live": """
+        SELECT json_agg(json_build_array(
+            leg.call_id, call.host_id::text, leg.user_id::text, leg.dir, leg.state, leg.device_id, leg.held
+        ))
+        FROM calls_leg leg JOIN calls_call call ON call.id = leg.call_id
+        WHERE leg.user_id = ANY({people}) AND leg.state IN ('ringing', 'joined')
+    """,
+    "devices": """
+        SELECT json_agg(json_build_array(user_id::text, id, logged_in_at, online_until))
+        FROM devices_device WHERE user_id = ANY({people}) AND signed_out_at IS NULL
+    """,
+    "spent": """
+        SELECT json_agg(json_build_array(id, user_id::text, call_id)) FROM calls_spentinvite WHERE id = ANY({invites})
+    """,
+    "seen": "SELECT json_agg(json_build_array(id, last_seen_at)) FROM devices_device WHERE id = ANY({watched})",
+    "users": "SELECT json_agg(person) FROM ({users}) person",
+}  # fmt: skip
+DUE = """
+    SELECT json_build_array((
+        SELECT coalesce(json_agg(id), '[]') FROM (
+            SELECT id FROM calls_call WHERE state <> 'ended' AND due_at <= $1::timestamptz
+            ORDER BY due_at LIMIT $4::integer
+        ) call
+    ), (
+        SELECT coalesce(json_agg(json_build_array(leg.call_id, leg.user_id::text, leg.device_id, last_seen_at)), '[]')
+        FROM calls_leg leg JOIN devices_device device ON device.id = leg.device_id
+        WHERE leg.state = 'joined' AND last_seen_at <= $2::timestamptz
+            AND (leg.online OR last_seen_at <= $3::timestamptz)
+    ))
 """
-DEVICES = """
-    SELECT user_id::text, id, logged_in_at, online_until > %s
-    FROM devices_device WHERE user_id = ANY(%s) AND signed_out_at IS NULL
+CAUGHT_UP = f"""
+    WITH mine AS (
+        SELECT call_id FROM calls_leg
+        WHERE user_id = ANY({{people}}) AND (state IN ('ringing', 'joined') OR call_id = ANY($2::uuid[]))
+    )
+    {CALLS.format(calls="ARRAY(SELECT call_id FROM mine)")}
 """
 # What a call and a leg may change, as columns and types of the JSON that carries them.
 CALL_CHANGES = (
@@ -54,32 +123,134 @@ LEG_GIVEN = (("call_id", "uuid"), ("user_id", "{user}"), ("username", "text"), (
 ENTRY = (("call_id", "uuid"), ("v", "integer"), ("at", "timestamptz"), ("command", "jsonb"))
 
 
-def load(call_ids: Collection[uuid.UUID], *, lock: bool = False, skip_locked: bool = False) -> list[Call]:
-    """The calls that exist, as values."""
-    locking = f"ORDER BY id FOR NO KEY UPDATE{' SKIP LOCKED' if skip_locked else ''}" if lock else ""
-    found = _rows(CALLS + locking, list(call_ids))
-    if not found:
-        return []
-    legs: dict[uuid.UUID, list[Leg]] = {row[0]: [] for row in found}
-    for call_id, *fields in _rows(LEGS, list(legs)):
-        legs[call_id].append(Leg(*fields))
-    return [
-        Call(id, v, kind, state, host, placed_at, tuple(legs[id]), *rest)
-        for id, v, kind, state, host, placed_at, *rest in found
-    ]
+def gather(wanted: Wanted, *, now: dt.datetime, until: dt.datetime, skip_locked: bool = False) -> World:
+    """Locks the lines of callers and callees, then the calls, each in key order; then reads. One message and one back.
+
+    The devices of `beats` are heard from, and count as online until then.
+    """
+    beats, calls, callees, callers = wanted.beats, wanted.calls, wanted.callees, wanted.callers
+    statements: dict[str, prepared.Statement] = {}
+    if beats:
+        statements["beats"] = presence.beating(beats, now, until)
+    if callers:
+        statements["lines"] = (_lines(skip_locked), prepared.array(callees), prepared.array(callers))
+    if calls:
+        statements["locked"] = (_locked(skip_locked), prepared.array(calls))
+    given: dict[str, set[Any]] = {
+        "people": wanted.people | wanted.callers,
+        "calls": calls,
+        "invites": wanted.invites,
+        "watched": wanted.watched,
+        "callees": callees,
+    }
+    given = {name: items for name, items in given.items() if items}
+    if given:
+        statements["world"] = (_reading(tuple(given)), *map(prepared.array, given.values()))
+    answers = dict(zip(statements, prepared.ask_all(statements.values()), strict=True))
+    world = _world(answers["world"]) if given else World()
+    if calls:
+        locked = _ids(answers["locked"] or b"[]")
+        world.calls = [call for call in world.calls or () if call.id in locked]
+    if callers:
+        world.lines = prepared.instances(Line, msgspec.json.decode(answers["lines"] or b"[]"))
+        world.users = prepared.instances(get_user_model(), world.users or ())
+    if beats:
+        world.strangers = presence.strangers(beats, answers["beats"])
+    return world
 
 
-def live_legs(people: Iterable[str]) -> list[tuple[Any, ...]]:
-    """These people's live legs: call, host, user, direction, state, device, held."""
-    return _rows(LIVE, _keys(people))
+def lock(call_ids: Collection[uuid.UUID], *, skip_locked: bool = False) -> list[Call]:
+    """Those calls that exist; their rows, taken in key order, stay locked until the transaction ends."""
+    calls = prepared.array(call_ids)
+    locked, world = prepared.ask_all([(_locked(skip_locked), calls), (_reading(("calls",)), calls)])
+    ids = _ids(locked or b"[]")
+    return [call for call in _world(world).calls or () if call.id in ids]
 
 
-def known(people: Iterable[str], now: dt.datetime) -> dict[str, list[Known]]:
-    """These people's signed-in devices, by the person's key."""
-    found: dict[str, list[Known]] = {}
-    for user, *device in _rows(DEVICES, now, _keys(people)):
-        found.setdefault(user, []).append(Known(*device))
-    return found
+def catch_up(
+    people: Collection[str], asked: Collection[uuid.UUID], beats: Mapping[uuid.UUID, uuid.UUID], stays_s: float
+) -> tuple[list[Call], set[uuid.UUID]]:
+    """The calls of these people, and sockets whose device is no longer theirs; see models.py."""
+    statements: list[prepared.Statement] = [(_caught_up(), prepared.array(people), prepared.array(asked))]
+    if beats:
+        now = timezone.now()
+        statements.append(presence.beating(beats, now, now + dt.timedelta(seconds=stays_s)))
+    calls, *theirs = prepared.ask_all(statements)
+    return _calls(calls or b"[]"), presence.strangers(beats, theirs[0]) if beats else set()
+
+
+Due = tuple[list[uuid.UUID], list[tuple[uuid.UUID, str, uuid.UUID, dt.datetime]]]
+"""Calls that are due; and legs whose device is silent: call, person, device, when it was last seen."""
+
+
+def due(now: dt.datetime, limit: int, quiet: dt.datetime | None, gone: dt.datetime) -> Due:
+    """What a clock has to look for; see models.py."""
+    times = (time.isoformat().encode() if time else b"-infinity" for time in (now, quiet, gone))
+    return _due(prepared.ask(DUE, *times, str(limit).encode()))
+
+
+_world = msgspec.json.Decoder(World).decode
+_due = msgspec.json.Decoder(Due).decode
+_calls = msgspec.json.Decoder(list[Call]).decode
+_ids = msgspec.json.Decoder(set[uuid.UUID]).decode
+
+
+def _keys(number: int) -> str:
+    return f"${number}::{prepared.user_key()}[]"
+
+
+@cache
+def _lines(skip_locked: bool) -> str:
+    """Locks lines: $1 are usernames, $2 keys."""
+    return f"""
+        SELECT json_agg(line) FROM (
+            SELECT {prepared.columns(Line)} FROM devices_line WHERE user_id = ANY({_called(1)} || {_keys(2)})
+            ORDER BY user_id FOR NO KEY UPDATE{" SKIP LOCKED" if skip_locked else ""}
+        ) line
+    """
+
+
+@cache
+def _locked(skip_locked: bool) -> str:
+    """Locks calls."""
+    return f"""
+        SELECT json_agg(id) FROM (
+            SELECT id FROM calls_call WHERE id = ANY($1::uuid[])
+            ORDER BY id FOR NO KEY UPDATE{" SKIP LOCKED" if skip_locked else ""}
+        ) call
+    """
+
+
+def _called(number: int) -> str:
+    """The keys of active users, as an array."""
+    return f"ARRAY({_users(number, get_user_model()._meta.pk.column)})"
+
+
+def _users(number: int, columns: str) -> str:
+    table = get_user_model()._meta.db_table
+    return f"SELECT {columns} FROM {table} WHERE username = ANY(${number}::text[]) AND is_active"
+
+
+@cache
+def _reading(given: tuple[str, ...]) -> str:
+    """One statement that reads what can be read of what is given, whose parameters come in that order."""
+    number = {name: n for n, name in enumerate(given, start=1)}
+    parts = ["calls"] if "calls" in given else []
+    marks = {name: f"${n}::uuid[]" for name, n in number.items()}
+    if "people" in given:
+        parts += ["live", "devices"]
+        marks["people"] = _keys(number["people"])
+    if "callees" in given:
+        parts.append("users")
+        marks["people"] += f" || {_called(number['callees'])}"
+        marks["users"] = _users(number["callees"], prepared.columns(get_user_model()))
+    parts += [part for part, name in (("spent", "invites"), ("seen", "watched")) if name in given]
+    return "SELECT json_build_object(" + ", ".join(f"'{part}', ({READ[part].format(**marks)})" for part in parts) + ")"
+
+
+@cache
+def _caught_up() -> str:
+    return CAUGHT_UP.format(people=_keys(1))
 
 
 def write(
@@ -89,51 +260,60 @@ def write(
     due_at: Any,
     now: dt.datetime,
 ) -> None:
-    """New calls, changed ones as (before, after), and an entry for each change. `due_at(call)` is a call's deadline."""
-    written = [{"call_id": call.id, "v": call.v, "at": now, "command": command} for call, command in entries]
-    new_calls = [_call(call, due_at(call)) for call in born]
-    new_legs = [_leg(call, leg) for call in born for leg in call.legs]
-    changed_calls = [_call(after, due_at(after)) for _, after in grown]
-    changed_legs = [
-        _leg(after, new)
-        for before, after in grown
-        for old, new in zip(before.legs, after.legs, strict=True)
-        if new != old
+    """New calls, changed ones as (before, after), and an entry for each change; then commits, in the same message.
+    `due_at(call)` is a call's deadline."""
+    documents: list[Any] = [
+        [{"call_id": call.id, "v": call.v, "at": now, "command": command} for call, command in entries]
     ]
-    _run(_statement(bool(born), bool(grown)), written, changed_legs, changed_calls, new_legs, new_calls)
+    if grown:
+        documents.append(
+            [
+                _leg(after, new)
+                for before, after in grown
+                for old, new in zip(before.legs, after.legs, strict=True)
+                if new != old
+            ]
+        )
+        documents.append([_call(after, due_at(after)) for _, after in grown])
+    if born:
+        documents.append([_leg(call, leg) for call in born for leg in call.legs])
+        documents.append([_call(call, due_at(call)) for call in born])
+    prepared.ask_all([(_writing(bool(grown), bool(born)), *map(msgspec.json.encode, documents))], commit=True)
 
 
 @cache
-def _statement(with_born: bool, with_grown: bool) -> str:
+def _writing(with_grown: bool, with_born: bool) -> str:
     """All writes of a batch as one statement. Its foreign keys are checked when everything is there."""
-    user = str(get_user_model()._meta.pk.rel_db_type(connection))  # type: ignore[attr-defined]
+    user = prepared.user_key()
+    number = itertools.count(1)
 
     def columns(of: Iterable[tuple[str, str]]) -> str:
         return ", ".join(name for name, _ in of)
 
     def given(of: Iterable[tuple[str, str]]) -> str:
         types = ", ".join(f"{name} {type.format(user=user)}" for name, type in of)
-        return f"json_to_recordset(%s::json) AS given({types})"
+        return f"json_to_recordset(${next(number)}::json) AS given({types})"
 
     def insert(table: str, of: Iterable[tuple[str, str]]) -> str:
-        return f"INSERT INTO {table} ({columns(of)}) SELECT {columns(of)} FROM {given(of)}"  # noqa: S608
+        return f"INSERT INTO {table} ({columns(of)}) SELECT {columns(of)} FROM {given(of)}"
 
     def update(table: str, changes: Iterable[tuple[str, str]], keys: Sequence[tuple[str, str]]) -> str:
         sets = ", ".join(f"{name} = given.{name}" for name, _ in changes)
-        match = " AND ".join(f"{table}.{name} = given.{name}" for name, _ in keys)
-        return f"UPDATE {table} SET {sets} FROM {given([*keys, *changes])} WHERE {match}"  # noqa: S608
+        # Found by the index of the first key: that of the second might be of all the legs that a person ever had.
+        first, *rest = (f"{table}.{name} {{same}} given.{name}" for name, _ in keys)
+        match = " AND ".join([first.format(same="="), *(each.format(same="IS NOT DISTINCT FROM") for each in rest)])
+        return f"UPDATE {table} SET {sets} FROM {given([*keys, *changes])} WHERE {match}"
 
-    nothing = "SELECT %s::json"
     # PostgreSQL runs the last part first: so the entry, which is the proof, is written when all else is.
-    parts = [
-        insert("calls_entry", ENTRY),
-        update("calls_leg", LEG_CHANGES, LEG_GIVEN[:2]) if with_grown else nothing,
-        update("calls_call", CALL_CHANGES, CALL_GIVEN[:1]) if with_grown else nothing,
-        insert("calls_leg", [*LEG_GIVEN, *LEG_CHANGES]) if with_born else nothing,
-        insert("calls_call", [*CALL_GIVEN, *CALL_CHANGES]) if with_born else nothing,
-    ]
+    parts = [insert("calls_entry", ENTRY)]
+    if with_grown:
+        parts.append(update("calls_leg", LEG_CHANGES, LEG_GIVEN[:2]))
+        parts.append(update("calls_call", CALL_CHANGES, CALL_GIVEN[:1]))
+    if with_born:
+        parts.append(insert("calls_leg", [*LEG_GIVEN, *LEG_CHANGES]))
+        parts.append(insert("calls_call", [*CALL_GIVEN, *CALL_CHANGES]))
     named = ", ".join(f"part{n} AS ({part})" for n, part in enumerate(parts))
-    return f"WITH {named} SELECT"
+    return f"WITH {named} SELECT NULL"
 
 
 def _call(call: Call, due_at: dt.datetime | None) -> dict[str, Any]:
@@ -152,24 +332,3 @@ def _leg(call: Call, leg: Leg) -> dict[str, Any]:
         "page": leg.page, "epoch": leg.epoch, "online": leg.online, "held": leg.held, "mic": leg.mic, "cam": leg.cam,
         "data": leg.data,
     }  # fmt: skip
-
-
-def _keys(people: Iterable[str]) -> list[Any]:
-    to_python = get_user_model()._meta.pk.to_python
-    return [to_python(key) for key in people]
-
-
-def _cursor() -> psycopg.Cursor[tuple[Any, ...]]:
-    connection.ensure_connection()
-    return psycopg.Cursor(connection.connection)
-
-
-def _rows(statement: str, *params: Any) -> list[tuple[Any, ...]]:
-    with connection.wrap_database_errors, _cursor() as cursor:
-        cursor.execute(statement, params, prepare=True, binary=True)
-        return cursor.fetchall()
-
-
-def _run(statement: str, *documents: Any) -> None:
-    with connection.wrap_database_errors, _cursor() as cursor:
-        cursor.execute(statement, [msgspec.json.encode(each).decode() for each in documents], prepare=True)

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import msgspec
 from asgiref.sync import async_to_sync
 from channels.layers import get_channel_layer
+from django.conf import settings
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +45,7 @@ class Letter(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Post(msgspec.Struct, frozen=True, array_like=True):
-    """All that one process says at once."""
+    """All that one process says at once. Without letters it says that it serves sockets, and asks who else does."""
 
     origin: str
     letters: tuple[Letter, ...]
@@ -69,6 +70,7 @@ class Hub:
         self.loop: asyncio.AbstractEventLoop | None = None
         self.began = 0.0
         self.origin = uuid.uuid4().hex
+        self.alone = settings.PROCESSES == 1  # so it is said; a process that hears of another does not believe it
         self.decoders: dict[str, Callable[[bytes], Any]] = {}
         self.errands: list[Callable[[], Awaitable[None]]] = []
         self.tasks: set[asyncio.Task[None]] = set()
@@ -113,24 +115,27 @@ class Hub:
         if not said:
             return
         try:
-            letters = tuple(Letter(each.to, each.what, msgspec.msgpack.encode(each.content)) for each in said)
-            post = msgspec.msgpack.encode(Post(self.origin, letters))
             if self.loop is not None and self.loop.is_running():
-                self.loop.call_soon_threadsafe(self._spread, said, post)
+                self.loop.call_soon_threadsafe(self._spread, said)
             else:  # a shell command or a web process without sockets
-                async_to_sync(self._send)(post)
+                async_to_sync(self._send)(self._post(said))
         except Exception:
             log.exception("could not publish %s", [each.what for each in said])
 
-    def _spread(self, said: Sequence[Said], post: bytes) -> None:
+    def _spread(self, said: Sequence[Said]) -> None:
         for each in said:
             self._deliver(each)
-        self.spawn(self._send(post))
+        if not self.alone:
+            self.spawn(self._send(self._post(said)))
 
-    async def _send(self, post: bytes) -> None:
+    def _post(self, said: Sequence[Said]) -> Post:
+        encode = msgspec.msgpack.encode
+        return Post(self.origin, tuple(Letter(each.to, each.what, encode(each.content)) for each in said))
+
+    async def _send(self, post: Post) -> None:
         layer: Any = get_channel_layer()
         try:
-            await layer.group_send(GROUP, {"type": "hub", "post": post})
+            await layer.group_send(GROUP, {"type": "hub", "post": msgspec.msgpack.encode(post)})
         except Exception as error:
             log.warning("the channel layer did not take a message: %s", error)
 
@@ -140,15 +145,20 @@ class Hub:
             try:
                 channel = await layer.new_channel()
                 await layer.group_add(GROUP, channel)
+                await self._send(Post(self.origin, ()))
                 while True:
                     post = msgspec.msgpack.decode((await layer.receive(channel))["post"], type=Post)
                     if post.origin != self.origin:
-                        self._read(post)
+                        await self._read(post)
             except Exception as error:
                 log.warning("the channel layer cannot be heard, trying again: %s", error)
                 await asyncio.sleep(RETRY_S)
 
-    def _read(self, post: Post) -> None:
+    async def _read(self, post: Post) -> None:
+        if not post.letters and self.alone:
+            self.alone = False
+            log.warning("another process serves the same calls: PROCESSES should say how many there are")
+            await self._send(Post(self.origin, ()))
         for letter in post.letters:
             if any(key in self.sockets for key in letter.to):
                 self._deliver(Said(letter.to, letter.what, self.decoders[letter.what](letter.body)))

@@ -20,7 +20,9 @@ ANSWER_S = Histogram(
     buckets=(1, 2, 3, 5, 8, 12, 20, 30, 45, 60, 120),
 )
 RING_STOP_S = Histogram(
-    "callplatform_ring_stop_seconds", "From taking an answer up to handing the news to the other devices.", buckets=FAST
+    "callplatform_ring_stop_seconds",
+    "From taking an answer to its commit; the other devices are told in the next moment.",
+    buckets=FAST,
 )
 REFUSED = Counter(
     "callplatform_refused",

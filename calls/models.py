@@ -2,7 +2,7 @@
 
 import datetime as dt
 import uuid
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -12,6 +12,7 @@ from django.db import connection, models
 from django.db.models import F, Q
 
 from calls import conf, hot, machine
+from devices import presence
 from devices.models import Device
 
 LIVE = Q(state__in=machine.LIVE)
@@ -174,7 +175,7 @@ def load(call_id: uuid.UUID) -> machine.Call | None:
 def lock(call_ids: Collection[uuid.UUID], *, skip_locked: bool = False) -> dict[uuid.UUID, machine.Call]:
     """The calls that exist; their rows, taken in key order, stay locked until the transaction ends."""
     if connection.vendor == "postgresql":
-        return {call.id: call for call in hot.load(call_ids, lock=True, skip_locked=skip_locked)}
+        return {call.id: call for call in hot.lock(call_ids, skip_locked=skip_locked)}
     rows = Call.objects.filter(pk__in=call_ids).order_by("pk")
     return {call.id: call for call in load_all(rows.select_for_update(no_key=True, skip_locked=skip_locked))}
 
@@ -195,12 +196,30 @@ def load_all(rows: "models.QuerySet[Call]") -> list[machine.Call]:
     ]
 
 
-def live_legs(people: Collection[str]) -> list[tuple[Any, ...]]:
-    """These people's live legs: call, its host, user, direction, state, device, held."""
+def catch_up(
+    people: Collection[str], asked: Collection[uuid.UUID], beats: Mapping[uuid.UUID, uuid.UUID]
+) -> tuple[list[machine.Call], set[uuid.UUID]]:
+    """The calls in which these people have live legs, and those asked about in which they have any. The devices of
+    `beats` are heard from on these sockets; the sockets whose device is no longer theirs come second."""
     if connection.vendor == "postgresql":
-        return hot.live_legs(people)
-    legs = Leg.objects.filter(LIVE, user__in=people).order_by()
-    return list(legs.values_list("call", "call__host", "user", "dir", "state", "device", "held"))
+        return hot.catch_up(people, asked, beats, conf.stays_s())
+    strangers = presence.beat(beats, conf.stays_s())
+    legs = Leg.objects.filter(LIVE | Q(call__in=asked), user__in=people).order_by()
+    return load_all(Call.objects.filter(pk__in=legs.values("call"))), strangers
+
+
+def due(now: dt.datetime, limit: int, quiet: dt.datetime | None, gone: dt.datetime) -> hot.Due:
+    """The calls whose deadline has passed, the longest overdue first; and unless `quiet` is None, the joined legs whose
+    device was last seen before it, those whom the others count as offline already only if it was before `gone`."""
+    if connection.vendor == "postgresql":
+        return hot.due(now, limit, quiet, gone)
+    calls = Call.objects.filter(~Q(state="ended"), due_at__lte=now).order_by("due_at").values_list("id", flat=True)
+    legs = (
+        Leg.objects.filter(state="joined", device__last_seen_at__lte=quiet).order_by() if quiet else Leg.objects.none()
+    )
+    legs = legs.filter(Q(online=True) | Q(device__last_seen_at__lte=gone))
+    rows = legs.values_list("call", "user", "device", "device__last_seen_at")
+    return list(calls[:limit]), [(call, str(user), device, seen) for call, user, device, seen in rows]
 
 
 class Change(NamedTuple):

@@ -4,18 +4,24 @@ A bounded pool of our own: Channels' default puts all of it on one thread, where
 """
 
 import asyncio
+import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache, partial
+from queue import Empty, SimpleQueue
 from typing import ParamSpec, TypeVar
 
-from django.db import InterfaceError, OperationalError, close_old_connections
+from django.db import InterfaceError, OperationalError, close_old_connections, connections
 from psycopg_pool import PoolTimeout
 
 from calls import conf
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+KEEP_S = 1.0  # without work; then a lasting connection goes back to Django's pool
+
+LANES = ("orders", "pings")
 
 # The database is away, or too slow to be waited for. Anything else that it raises is a fault of ours.
 AWAY = (OperationalError, InterfaceError, PoolTimeout)
@@ -39,3 +45,59 @@ def _job(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         return work(*args, **kwargs)
     finally:
         close_old_connections()
+
+
+class Lasting:
+    """One thread that keeps its connection from one job to the next, until it has had nothing to do for a while.
+
+    To take a connection from Django's pool costs as much as a statement: it is asked whether it still lives. Here that
+    shows when it is used; whoever runs a job has to be ready to run it again elsewhere.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.jobs: SimpleQueue[Callable[[], None]] = SimpleQueue()
+        self.thread = threading.Thread(target=self._live, name=f"calls-{name}", daemon=True)
+        self.thread.start()
+
+    def submit(self, work: Callable[[], T]) -> "Future[T]":
+        future: Future[T] = Future()
+
+        def job() -> None:
+            try:
+                result = work()
+            except BaseException as error:
+                connections.close_all()
+                future.set_exception(error)
+            else:
+                future.set_result(result)
+
+        self.jobs.put(job)
+        return future
+
+    def _live(self) -> None:
+        while True:
+            try:
+                job = self.jobs.get(timeout=KEEP_S)
+            except Empty:
+                connections.close_all()
+                job = self.jobs.get()
+            job()
+
+
+@cache
+def lane(name: str) -> Lasting:
+    """The thread of this name, made when first needed."""
+    return Lasting(name)
+
+
+async def run_in(name: str, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Runs work that waits for no lock in the thread of this name, one piece after another, on a connection that may
+    have gone meanwhile."""
+    return await asyncio.wrap_future(lane(name).submit(partial(work, *args, **kwargs)))
+
+
+def close() -> None:
+    """Ends all threads, and gives their connections back."""
+    executor().shutdown()
+    for name in LANES:
+        lane(name).submit(connections.close_all).result()

@@ -12,7 +12,8 @@ import datetime as dt
 import logging
 import time
 import uuid
-from collections.abc import Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import import_module
 from typing import Any, NamedTuple
 
@@ -23,7 +24,8 @@ from django.db.models import Q
 from django.utils import timezone
 
 from calls import conf, machine, metrics, models, refusals
-from calls.facts import Facts, limit
+from calls.facts import Facts, Spent, limit
+from calls.hot import Wanted
 from calls.hub import Said, hub
 from calls.machine import Refused, Seat
 from calls.models import Change
@@ -40,10 +42,19 @@ MAX_REMEMBERED = 1000  # of one user
 
 
 class Outcome(NamedTuple):
-    """How a command went: the call as it stands now (None when there is none to show), and the refusal if any."""
+    """How a command went: the call as it stands now (None when there is none to show), and the refusal if any. `held`
+    is False when the device is not this socket's any more: then nothing was done."""
 
     call: machine.Call | None
     refused: Refused | None = None
+    held: bool = True
+
+
+class Settled(NamedTuple):
+    """The outcome of each order, and the calls that changed, each as often as it did."""
+
+    outcomes: list[Outcome | None]
+    changed: list[machine.Call]
 
 
 class Leaving(NamedTuple):
@@ -77,6 +88,7 @@ class Place(NamedTuple):
 
 
 Order = Perform | Place
+Beat = tuple[uuid.UUID, uuid.UUID]  # a device that is heard from, and the socket it was heard on
 
 
 class NoLine(Exception):
@@ -110,10 +122,20 @@ def settle(orders: Sequence[Order], *, wait: bool = True) -> list[Outcome | None
     Without `wait`, an order that needs a row that others hold (or that is not there) has None for an outcome. Raises
     what the database raised; then nothing was done, and each order can be tried again alone.
     """
+    settled = decide_together(orders, wait=wait)
+    tell(*settled.changed)
+    if not wait:
+        return settled.outcomes
+    pairs = zip(orders, settled.outcomes, strict=True)
+    return [_late(order, outcome) if outcome else None for order, outcome in pairs]
+
+
+def decide_together(orders: Sequence[Order], beats: Sequence[Beat | None] = (), *, wait: bool = False) -> Settled:
+    """The same for a caller that does the telling. With `beats`, one for each order, the devices are heard from too."""
     for last_try in (False, False, True):
         try:
             began = time.perf_counter()
-            outcomes, changes = _settle(orders, wait)
+            outcomes, changes = _settle(orders, beats, wait)
         except NoLine as missing:
             Line.make(missing.users)
         except IntegrityError as error:
@@ -123,16 +145,13 @@ def settle(orders: Sequence[Order], *, wait: bool = True) -> list[Outcome | None
             if last_try or (not placing and "one_entry_a_version" in str(error)):
                 raise
         else:
-            tell(*(change.after for change in changes))
             _note(orders, outcomes, changes, began)
-            if not wait:
-                return outcomes
-            return [_late(order, outcome) if outcome else None for order, outcome in zip(orders, outcomes, strict=True)]
+            return Settled(outcomes, [change.after for change in changes])
     raise RuntimeError("the lines of a call could not be made")
 
 
 def _note(orders: Sequence[Order], outcomes: Sequence[Outcome | None], changes: Sequence[Change], began: float) -> None:
-    """What is counted, and what was asked in vain, after everybody was told. Nothing here waits for the database."""
+    """What is counted, and what was asked in vain. Nothing here waits for the database."""
     metrics.changed(changes, time.perf_counter() - began)
     for order, outcome in zip(orders, outcomes, strict=True):
         if outcome is None or outcome.refused is None:
@@ -145,14 +164,20 @@ def _note(orders: Sequence[Order], outcomes: Sequence[Outcome | None], changes: 
             refusals.note(order.call, seat.key, seat.name, asked, outcome.refused.code)
 
 
-def _settle(orders: Sequence[Order], wait: bool) -> tuple[list[Outcome | None], list[Change]]:
+def _settle(
+    orders: Sequence[Order], beats: Sequence[Beat | None], wait: bool
+) -> tuple[list[Outcome | None], list[Change]]:
     now = timezone.now()
     facts = Facts(now, wait)
     changes: list[Change] = []
     outcomes: list[Outcome | None] = []
     with transaction.atomic(durable=True):
-        _read(facts, orders)
-        for order in orders:
+        facts.gather(_wanted(orders, beats))
+        for number, order in enumerate(orders):
+            beat = beats[number] if beats else None
+            if beat and beat[1] in facts.strangers:
+                outcomes.append(Outcome(None, None, False))
+                continue
             done: list[Change] = []
             outcome = _decide_order(facts, order, done)
             if outcome is not None and outcome.refused is not None:
@@ -166,32 +191,25 @@ def _settle(orders: Sequence[Order], wait: bool) -> tuple[list[Outcome | None], 
     return outcomes, changes
 
 
-def _read(facts: Facts, orders: Sequence[Order]) -> None:
-    """Locks and reads what these orders need, all at once."""
-    usernames: set[str] = set()
-    callers: set[Key] = set()
-    calls: set[uuid.UUID] = set()
-    people: set[str] = set()
-    invites: set[uuid.UUID] = set()
-    watched: set[uuid.UUID] = set()
+def _wanted(orders: Sequence[Order], beats: Sequence[Beat | None]) -> Wanted:
+    """What these orders need to be locked and read, all at once."""
+    wanted = Wanted(set(), set(), set(), set(), set(), set(), dict(beat for beat in beats if beat))
     for order in orders:
-        calls.add(order.call)
+        wanted.calls.add(order.call)
         if isinstance(order, Place):
-            usernames |= order.to
-            callers.add(order.user.pk)
-            invites.add(order.call)
-            people.add(order.seat.key)
+            wanted.callees.update(order.to)
+            wanted.callers.add(order.seat.key)
+            wanted.invites.add(order.call)
             continue
         if order.leaving:
-            calls.add(order.leaving.call)
+            wanted.calls.add(order.leaving.call)
         if isinstance(order.command, (machine.Answer, machine.Move)):
-            people.add(order.command.by.key)
+            wanted.people.add(order.command.by.key)
         elif isinstance(order.command, machine.SignedOut):
-            people.add(order.command.key)
+            wanted.people.add(order.command.key)
         elif isinstance(order.command, machine.Silent):
-            watched.add(order.command.device)
-    facts.lock(usernames, callers, calls)
-    facts.look(people | {str(user.pk) for user in facts.users.values()}, invites, watched)
+            wanted.watched.add(order.command.device)
+    return wanted
 
 
 def _decide_order(facts: Facts, order: Order, done: list[Change]) -> Outcome | None:
@@ -235,7 +253,7 @@ def _with_facts(facts: Facts, command: machine.Command, call_id: uuid.UUID) -> m
         case machine.Answer() | machine.Move():
             return msgspec.structs.replace(command, by=facts.seated(command.by, call_id))
         case machine.SignedOut(key=key):
-            following = policy.choose(False, facts.devices.get(key, ())).only
+            following = policy.choose(False, facts.devices[key]).only
             return msgspec.structs.replace(command, next=following)
         case machine.Silent(device=device, since=since):
             return msgspec.structs.replace(command, since=max(since, facts.seen.get(device, since)))
@@ -287,12 +305,12 @@ def _place(facts: Facts, order: Place, done: list[Change]) -> Outcome | None:
     return Outcome(_decide(facts, None, invite, done))
 
 
-def _spent(facts: Facts, spent: models.SpentInvite, seat: Seat) -> Outcome | None:
-    if str(spent.user_id) != seat.key:
+def _spent(facts: Facts, spent: Spent, seat: Seat) -> Outcome | None:
+    if spent.key != seat.key:
         raise Refused("conflict")
-    if spent.call_id is None:
+    if spent.call is None:
         raise Refused("call_ended", reason="cancelled")
-    merged = facts.locked(spent.call_id)
+    merged = facts.locked(spent.call)
     return Outcome(merged) if merged else None
 
 
@@ -336,25 +354,27 @@ class CatchUp(NamedTuple):
     asked: frozenset[uuid.UUID] = frozenset()
 
 
-def catch_up(pages: Sequence[CatchUp]) -> list[list[machine.Call]]:
-    """For each page, the user's live calls and those asked about in which the user has a leg."""
-    legs = models.Leg.objects.filter(user__in={page.key for page in pages}).order_by().values_list("call", flat=True)
-    ids = set(legs.filter(models.LIVE))
-    more = {id for page in pages for id in page.asked} - ids
-    if more:
-        ids |= set(legs.filter(call__in=more))
-    calls = models.load_all(models.Call.objects.filter(pk__in=ids)) if ids else []
-    return [[call for call in calls if _concerns(call, page)] for page in pages]
+def catch_up(
+    pages: Sequence[CatchUp], beats: Mapping[uuid.UUID, uuid.UUID] | None = None
+) -> tuple[list[list[machine.Call]], set[uuid.UUID]]:
+    """For each page, the user's live calls and those asked about in which the user has a leg.
 
-
-def _concerns(call: machine.Call, page: CatchUp) -> bool:
-    leg = machine.leg_of(call, page.key)
-    return leg is not None and (leg.state in machine.LIVE or call.id in page.asked)
+    The devices of `beats` are heard from on these sockets; returns the sockets whose device is no longer theirs, too.
+    """
+    people, asked = {page.key for page in pages}, {id for page in pages for id in page.asked}
+    calls, strangers = models.catch_up(people, asked, beats or {})
+    of: defaultdict[str, list[tuple[machine.Call, machine.Leg]]] = defaultdict(list)
+    for call in calls:
+        for leg in call.legs:
+            of[leg.key].append((call, leg))
+    live = machine.LIVE
+    found = [[call for call, leg in of[page.key] if leg.state in live or call.id in page.asked] for page in pages]
+    return found, strangers
 
 
 def calls_of(key: Key, asked: Iterable[uuid.UUID] = ()) -> list[machine.Call]:
     """The same for one page."""
-    return catch_up([CatchUp(str(key), frozenset(asked))])[0]
+    return catch_up([CatchUp(str(key), frozenset(asked))])[0][0]
 
 
 def is_back(call: machine.Call, key: str, device: uuid.UUID) -> bool:
@@ -453,26 +473,20 @@ def sign_out_deactivated() -> None:
         sign_out(device, "deactivated")
 
 
-def due_calls(now: dt.datetime, limit: int) -> list[uuid.UUID]:
-    """Calls with a deadline that has passed, the longest overdue first."""
-    due = models.Call.objects.filter(~Q(state="ended"), due_at__lte=now).order_by("due_at")
-    return list(due.values_list("id", flat=True)[:limit])
-
-
-def silent_legs(now: dt.datetime, watching_since: dt.datetime) -> list[tuple[uuid.UUID, machine.Silent]]:
-    """Joined legs whose device was not heard from, with the command for each.
+def due(now: dt.datetime, watching_since: dt.datetime, limit: int) -> tuple[list[Perform], list[Perform]]:
+    """What a clock has to give: to calls with a deadline that has passed, the longest overdue first, and to joined legs
+    whose device was not heard from.
 
     Nobody can be heard while no server runs: silence counts from `watching_since` at the earliest.
     """
     deadlines = conf.deadlines()
     quiet = now - dt.timedelta(seconds=deadlines.device_silent)
     gone = now - dt.timedelta(seconds=min(deadlines.caller_silent, deadlines.leg_lost))
-    if watching_since > quiet:
-        return []
-    legs = models.Leg.objects.filter(state="joined", device__last_seen_at__lte=quiet)
-    legs = legs.filter(Q(online=True) | Q(device__last_seen_at__lte=gone)).order_by()
-    rows = legs.values_list("call", "user", "device", "device__last_seen_at")
-    return [(call, machine.Silent(str(user), device, max(seen, watching_since))) for call, user, device, seen in rows]
+    calls, legs = models.due(now, limit, None if watching_since > quiet else quiet, gone)
+    silent = [
+        Perform(call, machine.Silent(user, device, max(seen, watching_since))) for call, user, device, seen in legs
+    ]
+    return [Perform(call, machine.Due()) for call in calls], silent
 
 
 def signal(call: machine.Call, seat: Seat, to: str, body: msgspec.Raw) -> None:

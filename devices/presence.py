@@ -8,9 +8,11 @@ import uuid
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from django.db import transaction
+import msgspec
+from django.db import connection, transaction
 from django.utils import timezone
 
+from devices import prepared
 from devices.models import Device
 from devices.policy import Known
 
@@ -104,12 +106,39 @@ def beat(sockets: Mapping[uuid.UUID, uuid.UUID], stays_s: float) -> set[uuid.UUI
     if not sockets:
         return set()
     now = timezone.now()
+    until = now + dt.timedelta(seconds=stays_s)
+    if connection.vendor == "postgresql":
+        return strangers(sockets, prepared.ask(*beating(sockets, now, until)))
     mine = Device.objects.filter(pk__in=sockets, socket__in=sockets.values(), signed_out_at=None)
-    with transaction.atomic(durable=True):
-        free = Device.objects.filter(pk__in=mine.select_for_update(no_key=True, skip_locked=True).values("pk"))
-        if free.update(last_seen_at=now, online_until=now + dt.timedelta(seconds=stays_s)) == len(sockets):
-            return set()
+    if mine.update(last_seen_at=now, online_until=until) == len(sockets):
+        return set()
     return set(sockets.values()) - set(mine.values_list("socket", flat=True))
+
+
+def beating(sockets: Mapping[uuid.UUID, uuid.UUID], now: dt.datetime, until: dt.datetime) -> prepared.Statement:
+    """The same as a prepared statement; `strangers` reads its answer."""
+    ids, given = prepared.array(sockets), prepared.array(list(sockets.values()))
+    return BEAT, ids, given, now.isoformat().encode(), until.isoformat().encode()
+
+
+def strangers(sockets: Mapping[uuid.UUID, uuid.UUID], theirs: bytes) -> set[uuid.UUID]:
+    """The sockets whose device is no longer theirs."""
+    return set(sockets.values()) - msgspec.json.decode(theirs or b"[]", type=set[uuid.UUID])
+
+
+# What locks asks itself whether the socket still holds the device: a goodbye may have come since the statement began.
+BEAT = """
+    WITH free AS (
+        SELECT id FROM devices_device
+        WHERE id = ANY($1::uuid[]) AND socket = ANY($2::uuid[]) AND signed_out_at IS NULL
+        FOR NO KEY UPDATE SKIP LOCKED
+    ), heard AS (
+        UPDATE devices_device SET last_seen_at = $3::timestamptz, online_until = $4::timestamptz
+        FROM free WHERE devices_device.id = free.id
+    )
+    SELECT json_agg(socket) FROM devices_device
+    WHERE id = ANY($1::uuid[]) AND socket = ANY($2::uuid[]) AND signed_out_at IS NULL
+"""
 
 
 def _make_room(user_id: Any) -> Device | None:

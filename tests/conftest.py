@@ -132,7 +132,7 @@ def django_db_setup(django_db_setup: None, django_db_blocker: Any) -> Iterator[N
     from calls import pool
 
     yield
-    pool.executor().shutdown()
+    pool.close()
     with django_db_blocker.unblock():
         SyncToAsync.single_thread_executor.submit(connections.close_all).result()
         connection.close()

@@ -2,16 +2,17 @@
 
 import datetime as dt
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from django.db import connection, transaction
+from django.db import IntegrityError, OperationalError, ProgrammingError, connection, transaction
 from django.utils import timezone
 
-from calls import hot, machine, models
+from calls import facts, hot, machine, models
 from calls.machine import Answer, Hangup, Invite, Media, Seat
-from calls.models import Call, Change, Entry, Leg
-from devices import presence
-from devices.models import Device
+from calls.models import Call, Change, Entry, Leg, SpentInvite
+from devices import prepared
+from devices.models import Device, Line
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -89,16 +90,83 @@ def test_what_was_stored_is_loaded_as_the_same_value(story, upto):
 
 
 @on_postgresql
-def test_both_read_the_same_of_people(story, seats):
+@pytest.mark.parametrize("upto", [1, 2])
+def test_both_gather_the_same(story, seats, people, upto):
+    alice, bob = seats
+    people["dave"].is_active = False
+    people["dave"].save()
+    Line.make([people[name].pk for name in ("alice", "carol", "dave")])
+    Line.objects.filter(user=people["bob"]).update(max_incoming=3, may_switch=True)
+    sockets = dict(Device.objects.values_list("id", "socket"))
+    with transaction.atomic():
+        models.store(story[:upto], [], NOW)
+    id = story[0].after.id
+    spent = [SpentInvite(id=uuid.uuid4(), user=people["bob"], call_id=call, at=NOW) for call in (None, id)]
+    SpentInvite.objects.bulk_create(spent)
+    wanted = hot.Wanted(
+        calls={id, uuid.uuid4()},
+        callees={"bob", "carol", "dave", "nobody"},
+        callers={alice.key},
+        people={bob.key},
+        invites={each.id for each in spent},
+        watched={bob.device},
+        beats={alice.device: sockets[alice.device], bob.device: uuid.uuid4()},
+    )
+    now = timezone.now()
+    found = []
+    for gather in (hot.gather, facts._by_orm):
+        with transaction.atomic():
+            found.append(gather(wanted, now=now, until=now + dt.timedelta(seconds=35)))
+        seen = Device.objects.get(pk=alice.device)
+        assert (seen.online_until - now).total_seconds() == pytest.approx(35, abs=5)
+        assert Device.objects.get(pk=bob.device).last_seen_at == NOW
+        Device.objects.update(last_seen_at=NOW, online_until=now + dt.timedelta(hours=1))
+    by_hand, by_orm = found
+    for name in set(by_orm.__struct_fields__) - {"devices"}:
+        one, other = getattr(by_hand, name), getattr(by_orm, name)
+        assert one and sorted(one, key=str) == sorted(other, key=str), name
+    assert [row[:3] for row in by_hand.devices] == [row[:3] for row in by_orm.devices]
+    assert {user.get_username() for user in by_hand.users} == {"bob", "carol"}
+    for one in (*by_hand.lines, *by_hand.users):
+        assert not one._state.adding
+        fresh = type(one).objects.get(pk=one.pk)
+        assert all(getattr(one, field.attname) == getattr(fresh, field.attname) for field in one._meta.concrete_fields)
+
+
+@on_postgresql
+@pytest.mark.parametrize("upto", [1, 4])
+def test_both_catch_up_with_the_same(story, seats, upto, monkeypatch):
+    with transaction.atomic():
+        models.store(story[:upto], [], NOW)
+    call = story[upto - 1].after
+    found = {}
+    for vendor in ("postgresql", "the ORM"):
+        monkeypatch.setattr(connection, "vendor", vendor)
+        found[vendor] = [models.catch_up([seats[1].key], asked, {})[0] for asked in ([], [call.id], [uuid.uuid4()])]
+        found[vendor].append(models.catch_up(["0"], [call.id], {})[0])
+        monkeypatch.undo()
+    live = [] if call.state == "ended" else [call]
+    assert found["postgresql"] == found["the ORM"] == [live, [call], live, []]
+
+
+@on_postgresql
+@pytest.mark.parametrize("online", [True, False])
+def test_both_find_the_same_due(story, seats, online, monkeypatch):
     with transaction.atomic():
         models.store(story[:2], [], NOW)
-    people = [seat.key for seat in seats]
-    by_orm = Leg.objects.filter(models.LIVE, user__in=people).order_by("id")
-    expected = by_orm.values_list("call", "call__host", "user", "dir", "state", "device", "held")
-    assert sorted(hot.live_legs(people)) == sorted(
-        (call, str(host), str(user), *rest) for call, host, user, *rest in expected
-    )
-    assert hot.known(people, timezone.now()) == presence.known(people)
+    call = story[0].after.id
+    Leg.objects.filter(dir="in").update(online=online)
+    hour = dt.timedelta(hours=1)
+    limits = [(NOW - hour, 10, NOW - hour, NOW - hour), (NOW + 9 * hour, 10, NOW + hour, NOW - hour)]
+    limits += [(NOW + 9 * hour, 0, NOW + hour, NOW + hour), (NOW + 9 * hour, 10, None, NOW + hour)]
+    found = {}
+    for vendor in ("postgresql", "the ORM"):
+        monkeypatch.setattr(connection, "vendor", vendor)
+        found[vendor] = [(calls, sorted(legs)) for calls, legs in (models.due(*each) for each in limits)]
+        monkeypatch.undo()
+    alice, bob = ((call, seat.key, seat.device, NOW) for seat in seats)
+    some, both = ([alice, bob] if online else [alice]), [alice, bob]
+    assert found["postgresql"] == found["the ORM"] == [([], []), ([call], some), ([], both), ([call], [])]
 
 
 @on_postgresql
@@ -114,7 +182,38 @@ def test_the_statements_are_prepared(story):
 
 
 @on_postgresql
-def test_no_people_and_no_calls_are_no_error():
-    assert hot.live_legs([]) == []
-    assert hot.known([], NOW) == {}
-    assert hot.load([]) == []
+def test_nothing_asked_is_no_error():
+    with transaction.atomic():
+        assert hot.lock([]) == []
+        nothing = hot.Wanted(set(), set(), set(), set(), set(), set(), {})
+        assert hot.gather(nothing, now=NOW, until=NOW) == hot.World()
+    assert hot.catch_up([], [], {}, 35) == ([], set())
+
+
+@on_postgresql
+def test_what_a_statement_raises_is_what_django_raises(people):
+    with pytest.raises(IntegrityError, match="devices_line_pkey"), transaction.atomic():
+        prepared.ask("INSERT INTO devices_line SELECT * FROM devices_line RETURNING NULL")
+    with pytest.raises(ProgrammingError, match="no_such_table"):
+        prepared.ask("SELECT 1 FROM no_such_table")
+    assert (
+        prepared.ask("SELECT $1::text[]", prepared.array(['a "b"', "c\\d", "{e,f}"])) == rb'{"a \"b\"","c\\d","{e,f}"}'
+    )
+
+
+def end(backend):
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_terminate_backend(%s, 5000)", [backend])
+    connection.close()
+
+
+@on_postgresql
+def test_a_connection_that_is_gone_is_an_operational_error():
+    own = prepared.ask("SELECT pg_backend_pid()::text")
+    with ThreadPoolExecutor(1) as other:
+        other.submit(end, int(own)).result()
+    for _ in range(2):
+        with pytest.raises(OperationalError):
+            prepared.ask("SELECT 1")
+    connection.close()
+    assert prepared.ask("SELECT 1::text") == b"1"

@@ -765,7 +765,7 @@ def test_a_device_that_returns_before_the_clock_acts_on_its_silence_has_missed_n
     call = talk(alice, phone) if joined else ring(alice, phone.user)
     alice.fall_silent(3600)
     now = timezone.now()
-    [(found, silent)] = switchboard.silent_legs(now, now - dt.timedelta(days=1))
+    [(found, silent, _)] = switchboard.due(now, now - dt.timedelta(days=1), 0)[1]
     alice.returns()
     switchboard.perform(found, silent)
     assert found == call and leg_of(call, alice).online and story(call)[0] != "ended"
@@ -848,7 +848,7 @@ def test_a_move_before_the_old_device_is_lost_saves_the_call(alice, phone, lapto
     call = talk(alice, phone)
     phone.fall_silent(46)
     now = timezone.now()
-    [(_, silent)] = switchboard.silent_legs(now, now - dt.timedelta(days=1))
+    [(_, silent, _)] = switchboard.due(now, now - dt.timedelta(days=1), 0)[1]
     clock = commanding(call, silent)  # it has found the leg, and waits
     moved, _ = in_order(laptop.moves(call), clock)
     assert refusal(moved) is None

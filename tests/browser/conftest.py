@@ -22,7 +22,7 @@ FLAGS = [
     "--disable-sync",
     "--no-first-run",
     "--use-fake-ui-for-media-stream",
-    "--use-fake-device-for-media-stream=fps=15",
+    "--use-fake-device-for-media-stream=fps=15,device-count=3",
     "--allow-loopback-in-peer-connection",
     "--autoplay-policy=no-user-gesture-required",
 ]

@@ -25,6 +25,15 @@ window.seenAt = (words) => new Promise((resolve) => {
 });
 """
 
+# Calls that this page places ring for two minutes, however slow the machine is on which they are looked at.
+LONG_RING = """
+const send = WebSocket.prototype.send;
+WebSocket.prototype.send = function (text) {
+  const frame = JSON.parse(text);
+  send.call(this, JSON.stringify(frame.cmd === "invite" ? { ...frame, ring_s: 120 } : frame));
+};
+"""
+
 STATS = """async () => {
   const pc = window.connections.findLast((one) => one.connectionState === "connected");
   const found = { connected: Boolean(pc), frames: 0, energy: 0, sent: 0 };
@@ -95,6 +104,10 @@ class Person:
     def declines(self) -> None:
         self.ring.locator("[data-action=reject]").click()
 
+    def card(self, name: str) -> Locator:
+        """The card of this person's call."""
+        return self.page.get_by_role("alertdialog", name=f"{name} is calling")
+
     def presses(self, action: str) -> None:
         self.page.locator(f"[data-action={action}]:visible").click()
 
@@ -160,6 +173,13 @@ class Person:
             assert time.monotonic() < end, f"{self.name}: {now}, screen {self.screen}"
             self.page.wait_for_timeout(50)
         return now
+
+    def waits_for(self, truth: str, about: Any = None, seconds: float = PATIENCE_S) -> None:
+        """Until this expression is true in the page. (Playwright's own way would need `unsafe-eval`.)"""
+        end = time.monotonic() + seconds
+        while not self.page.evaluate(truth, about):
+            assert time.monotonic() < end, f"{self.name}: {truth}"
+            self.page.wait_for_timeout(50)
 
     def will_see(self, words: str) -> Callable[[], float]:
         """Starts to watch for these words. The result waits for them and returns when they came, in ms since 1970."""

@@ -1,6 +1,7 @@
 // A camera for the documentation's pictures: somebody in front of a wall, in the colours of `who`.
 const COLOURS = {
   alice: { wall: ["#f3d9c4", "#d9a88a"], shirt: "#2f6f73", skin: "#e9b999", hair: "#5a3426", long: 1 },
+  carol: { wall: ["#d7e6d0", "#9dbb93"], shirt: "#7a4a8c", skin: "#8d5b3f", hair: "#1f1a17", long: 1 },
   bob: { wall: ["#c9d8ea", "#7f9cc0"], shirt: "#c46a3d", skin: "#b67f5c", hair: "#22201f", long: 0 },
 };
 
@@ -50,7 +51,7 @@ if (ask) {
     if (!wish.video) return new MediaStream(real);
     const canvas = Object.assign(document.createElement("canvas"), { width: 960, height: 720 });
     const pen = canvas.getContext("2d");
-    setInterval(() => paint(pen, COLOURS[window.who], performance.now()), 66);
-    return new MediaStream([...real, ...canvas.captureStream(15).getTracks()]);
+    setInterval(() => paint(pen, COLOURS[window.who], performance.now()), 150);
+    return new MediaStream([...real, ...canvas.captureStream(7).getTracks()]);
   };
 }

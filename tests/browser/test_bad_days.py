@@ -7,6 +7,14 @@ from playwright.sync_api import expect
 
 from tests.browser.person import PATIENCE_S
 
+KEPT = """() => new Promise((resolve) => {
+  const opened = indexedDB.open("calls", 1);
+  opened.onsuccess = () => {
+    const count = opened.result.transaction("commands").objectStore("commands").count();
+    count.onsuccess = () => (opened.result.close(), resolve(count.result > 0));
+  };
+})"""
+
 
 def in_a_call(caller, callee):
     caller.calls(callee.name)
@@ -53,7 +61,7 @@ def test_a_ring_stops_by_itself_when_nothing_more_is_heard_of_it(site, alice, bo
     assert site.process
     os.kill(site.process.pid, signal.SIGSTOP)
     try:
-        expect(bob.ring).to_be_hidden(timeout=20_000)
+        expect(bob.ring).to_be_hidden(timeout=25_000)
     finally:
         os.kill(site.process.pid, signal.SIGCONT)
     expect(alice.title).to_have_text("Bob did not answer", timeout=PATIENCE_S * 1000)
@@ -82,6 +90,54 @@ def test_media_that_breaks_is_mended_by_an_ice_restart(alice, bob):
     alice.has_media()
     bob.has_media()
     assert alice.page.evaluate("window.connections.length") == 1
+
+
+def test_ten_seconds_without_network_do_not_touch_the_media(alice, bob):
+    in_a_call(alice, bob)
+    bob.context.set_offline(True)
+    try:
+        before = bob.stats()
+        bob.page.wait_for_timeout(10_000)
+        during = bob.stats()
+    finally:
+        bob.context.set_offline(False)
+    back = bob.until(lambda now: now["frames"] > during["frames"], seconds=5)
+    assert during["frames"] - before["frames"] > 30  # it went on; what follows would do, too
+    assert back["energy"] > before["energy"]
+    assert bob.screen == alice.screen == "in_call"
+    alice.has_media()
+    bob.is_online()
+    alice.hangs_up()
+    bob.sees("ended")
+
+
+def test_a_machine_that_wakes_up_connects_anew_and_the_call_goes_on(alice, bob):
+    in_a_call(alice, bob)
+    with bob.page.expect_websocket(timeout=10_000):
+        bob.page.evaluate("() => { const real = Date.now; Date.now = () => real() + 60_000; }")  # its clock went on
+    bob.is_online().has_media()
+    alice.has_media()
+    assert bob.screen == alice.screen == "in_call"
+    assert bob.page.evaluate("window.connections.length") == 1
+
+
+def test_a_hang_up_is_not_lost_with_the_page(site, alice, bob):
+    """The server hangs, alice hangs up and closes the tab: her next page says it, and is not in the call again."""
+    in_a_call(alice, bob)
+    assert site.process
+    os.kill(site.process.pid, signal.SIGSTOP)
+    try:
+        alice.hangs_up()
+        alice.waits_for(KEPT)
+        alice.page.close()
+    finally:
+        os.kill(site.process.pid, signal.SIGCONT)
+    alice.page = alice.context.new_page()
+    alice.page.goto(site.url)
+    alice.is_online()
+    bob.sees("ended")
+    alice.sees("people")
+    alice.waits_for(f"async () => !(await ({KEPT})())")
 
 
 def test_the_pages_are_served_with_a_strict_policy_and_hashed_names(site, alice):

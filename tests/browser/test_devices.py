@@ -6,6 +6,20 @@ from playwright.sync_api import expect
 
 from tests.browser.person import PATIENCE_S
 
+# The longest time between two frames that were shown, in ms.
+WATCH_PICTURE = """() => {
+  const video = document.querySelector("video.remote");
+  let last = performance.now();
+  window.longest = 0;
+  const look = () => {
+    const now = performance.now();
+    window.longest = Math.max(window.longest, now - last);
+    last = now;
+    video.requestVideoFrameCallback(look);
+  };
+  video.requestVideoFrameCallback(look);
+}"""
+
 
 def test_both_devices_ring_and_when_one_answers_the_other_falls_silent_within_a_second(alice, sign_in):
     phone, laptop = sign_in("bob"), sign_in("bob")
@@ -84,7 +98,8 @@ def test_continue_here_moves_the_call_and_the_media_with_it(alice, sign_in):
     laptop.has_media()
     alice.has_media()
     expect(phone.notices).to_contain_text("Answered on")
-    assert phone.page.evaluate("window.connections.every((one) => one.connectionState === 'closed')")
+    closed = "window.connections.every((one) => one.connectionState === 'closed')"
+    phone.waits_for(closed, seconds=5)
     laptop.presses("mic")
     expect(alice.page.get_by_text("Bob is muted")).to_be_visible()
     phone.page.get_by_role("button", name="Continue here").click()
@@ -93,6 +108,22 @@ def test_continue_here_moves_the_call_and_the_media_with_it(alice, sign_in):
     expect(alice.page.get_by_text("Bob is muted")).to_be_visible()
     phone.hangs_up()
     expect(alice.title).to_have_text("Call ended")
+
+
+def test_a_move_leaves_the_other_side_less_than_a_second_without_a_picture(alice, sign_in):
+    phone, laptop = sign_in("bob"), sign_in("bob")
+    alice.calls("bob")
+    phone.rings().answers()
+    alice.has_media()
+    phone.has_media()
+    alice.page.evaluate(WATCH_PICTURE)
+    laptop.page.get_by_role("button", name="Continue here").click()
+    laptop.has_media()
+    alice.waits_for("window.connections.length === 2 && window.connections[0].connectionState === 'closed'")
+    alice.has_media()
+    longest = alice.page.evaluate("window.longest")
+    assert longest < 1000, f"{longest:.0f} ms without a picture"
+    phone.waits_for("window.connections.every((one) => one.connectionState === 'closed')", seconds=7)
 
 
 def test_a_second_tab_asks_before_it_takes_the_device(alice, bob):

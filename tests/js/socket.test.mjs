@@ -4,14 +4,14 @@ import { test } from "node:test";
 import { Socket, backOff } from "../../calls/static/calls/socket.js";
 import { Clock, settled, webSockets } from "./fakes.mjs";
 
-function setUp({ chance = 0.5, onRefused } = {}) {
+function setUp({ chance = 0.5, onRefused, wall } = {}) {
   const clock = new Clock();
   const net = webSockets();
   const frames = [];
   const statuses = [];
   const said = { page: "p1", take: true };
   const socket = new Socket({
-    url: "ws://here/ws/", WebSocket: net.FakeWebSocket, timers: clock, now: () => clock.now, random: () => chance,
+    url: "ws://here/ws/", WebSocket: net.FakeWebSocket, timers: clock, now: () => clock.now, wall: wall ?? (() => clock.now), random: () => chance,
     hello: () => said, ping: () => ({ calls: { c1: 3 } }),
     onFrame: (frame) => frames.push(frame), onStatus: (name, detail) => statuses.push([name, detail]), onRefused: onRefused ?? (() => false),
   });
@@ -46,6 +46,16 @@ test("it says hello first, and is online when it is welcome", async () => {
 test("right after the welcome it asks what became of the calls that it holds", async () => {
   const { net } = await online();
   assert.deepEqual(net.last.of("ping")[0].calls, { c1: 3 });
+});
+
+test("an answer's age counts the time that the machine slept, when its own clock stood still", async () => {
+  let wall = 1_000_000;
+  const { net, socket } = setUp({ wall: () => wall });
+  socket.request("answer", { call: "c1" }, { aged: true });
+  wall += 60_000;
+  socket.again();
+  welcome(net.last);
+  assert.equal(net.last.of("answer")[0].age, 60_000);
 });
 
 test("a command is answered by the reply with its id", async () => {

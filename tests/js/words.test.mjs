@@ -1,7 +1,8 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { clock, endedWords, initials, problemWords, refusalWords, tone } from "../../calls/static/calls/screens.js";
+import { initials, tone } from "../../calls/static/calls/screens.js";
+import { clock, endedWords, problemWords, refusalWords } from "../../calls/static/calls/words.js";
 
 function ended(reason, { dir = "out", mine = "left", secs = 0 } = {}) {
   const other = dir === "out" ? "in" : "out";

@@ -4,15 +4,16 @@
 
 const REPEAT_MS = [2_000, 4_000, 8_000, 15_000];
 const BATCH_MS = 100;
+const FIRST_BATCH_MS = 20; // the first ones decide how soon there is a picture
 const BATCH_SIZE = 20; // candidates of about 200 bytes each: far below the 32 KiB of a signal
 const DISCONNECTED_MS = 2_000; // often heals by itself
-const POLITE_WAIT_MS = 2_000; // the polite side lets the other one restart first
 
 // ── one connection ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 // Bodies on the wire, both ways, always with both epochs:
 //   {epoch, to_epoch, description: {type, sdp}, offer}   `offer` counts the offerer's offers; an answer repeats it
 //   {epoch, to_epoch, candidates: [RTCIceCandidateInit, …]}
+//   {epoch, to_epoch, note}   what the two pages tell each other besides; not looked into here
 //
 // The impolite side makes the first offer, with one section for each kind, sending or not. So a microphone or a camera
 // that comes later, or goes, is a replaced track and needs no negotiation; what remains to negotiate is ICE restarts.
@@ -30,6 +31,7 @@ export class Peer {
   #healing = 0;
   #queue = Promise.resolve();
   #candidates = []; // mine, waiting for the next batch
+  #batches = 0;
   #early = []; // theirs, before their description
   #timer = {};
   #measured = null;
@@ -40,14 +42,16 @@ export class Peer {
   //   tracks {audio, video}   what to send from the start, null for nothing yet
   //   send(body)              may lose it
   //   onChange()              `link` or the received tracks changed
+  //   onNote(note)            the other page said something besides
   constructor(options) {
-    this.#options = { RTCPeerConnection: globalThis.RTCPeerConnection, timers: globalThis, ...options };
+    this.#options = { RTCPeerConnection: globalThis.RTCPeerConnection, timers: globalThis, onNote() {}, ...options };
     this.#tracks = { audio: null, video: null, ...options.tracks };
     this.received = { audio: null, video: null };
     const pc = new this.#options.RTCPeerConnection({ iceServers: options.ice, bundlePolicy: "max-bundle" });
     this.#pc = pc;
     pc.ontrack = ({ track }) => {
       this.received[track.kind] = track;
+      track.onunmute = () => options.onChange();
       options.onChange();
     };
     pc.onicecandidate = ({ candidate }) => candidate && this.#trickle(candidate);
@@ -77,7 +81,35 @@ export class Peer {
   // A signal's body arrived. Handled one after the other; of another epoch: not at all.
   accept(body) {
     if (this.#closed || body?.epoch !== this.#options.theirEpoch || body.to_epoch !== this.#options.epoch) return;
+    if (body.note) return this.#options.onNote(body.note);
     this.#enqueue(() => (body.description ? this.#described(body) : this.#reachable(body.candidates ?? [])));
+  }
+
+  // To the other page, by the way of the signals; may be lost.
+  note(note) {
+    if (!this.#closed) this.#send({ note });
+  }
+
+  // Whether media has arrived: decoded frames where a picture is expected, else packets of sound.
+  async flowing(picture) {
+    if (this.#closed || this.link !== "up") return false;
+    for (const stat of (await this.#pc.getStats()).values()) {
+      if (stat.type !== "inbound-rtp") continue;
+      if (picture ? stat.framesDecoded > 0 : stat.kind === "audio" && stat.packetsReceived > 0) return true;
+    }
+    return false;
+  }
+
+  // Calls action() once, when the other side has closed this connection or it broke.
+  whenLeft(action) {
+    const look = () => {
+      const gone = this.#pc.connectionState !== "connected" || this.#pc.getSenders()[0]?.transport?.state === "closed";
+      if (!gone) return;
+      this.#pc.removeEventListener("connectionstatechange", look);
+      action();
+    };
+    this.#pc.addEventListener("connectionstatechange", look);
+    this.#pc.getSenders()[0]?.transport?.addEventListener("statechange", look);
   }
 
   // The network under us changed: new candidates at once, whatever the old ones still seem to be.
@@ -209,13 +241,14 @@ export class Peer {
   #trickle(candidate) {
     this.#candidates.push(candidate.toJSON());
     if (this.#candidates.length >= BATCH_SIZE) this.#flush();
-    else if (!this.#timer.batch) this.#after("batch", BATCH_MS, () => this.#flush());
+    else if (!this.#timer.batch) this.#after("batch", this.#batches ? BATCH_MS : FIRST_BATCH_MS, () => this.#flush());
   }
 
   #flush() {
     this.#cancel("batch");
     const candidates = this.#candidates;
     this.#candidates = [];
+    this.#batches += 1;
     if (candidates.length) this.#send({ candidates });
   }
 
@@ -226,12 +259,11 @@ export class Peer {
   // Repairs: at once when ICE failed, after a moment when it may still heal, again and again until it is up.
   #watch() {
     const state = this.#pc.iceConnectionState;
-    const grace = this.#options.polite ? POLITE_WAIT_MS : 0;
     if (state === "connected" || state === "completed") {
       this.#healing = 0;
       this.#cancel("heal");
-    } else if (state === "failed") this.#heal(grace);
-    else if (state === "disconnected") this.#heal(grace + DISCONNECTED_MS);
+    } else if (state === "failed") this.#heal(0);
+    else if (state === "disconnected") this.#heal(DISCONNECTED_MS);
     this.#options.onChange();
   }
 
@@ -271,20 +303,26 @@ export class Peer {
 const MICROPHONE = { echoCancellation: true, noiseSuppression: true, autoGainControl: true };
 const CAMERA = { width: { ideal: 1280 }, height: { ideal: 720 }, frameRate: { ideal: 30 }, facingMode: "user" };
 
+const SCREEN = { video: { frameRate: { ideal: 15, max: 30 } }, audio: false };
+
 // What one call takes from this device. A call never fails for want of a camera or a microphone: `problem` says what is
 // missing, and the call goes on with what there is.
 export class Media {
   #devices;
   #onTrack;
+  #choice;
   #closed = false;
 
   // onTrack(kind, track or null): what is sent changed (the camera went off, a microphone came back)
-  constructor({ onTrack, devices = globalThis.navigator?.mediaDevices }) {
+  // choice() → {mic, cam}: the ids of the devices that the person prefers, where there is a preference
+  constructor({ onTrack, devices = globalThis.navigator?.mediaDevices, choice = () => ({}) }) {
     this.#devices = devices;
     this.#onTrack = onTrack;
+    this.#choice = choice;
     this.tracks = { audio: null, video: null };
     this.mic = true; // what the person wants, whether or not there is a device for it
     this.cam = false;
+    this.screen = false; // the video that is sent is this device's screen
     this.problem = null; // insecure · denied · no_microphone · camera_denied · no_camera · camera_in_use · microphone_in_use
   }
 
@@ -292,7 +330,7 @@ export class Media {
   async open({ mic, cam }) {
     this.mic = mic;
     this.cam = cam;
-    const found = await acquire(this.#devices, cam);
+    const found = await acquire(this.#devices, { mic: true, cam }, this.#choice());
     this.problem = found.problem;
     for (const track of found.tracks) this.#use(track);
     if (cam && !this.tracks.video) this.cam = false;
@@ -303,7 +341,12 @@ export class Media {
   }
 
   get sendsVideo() {
-    return this.cam && this.tracks.video !== null;
+    return (this.cam || this.screen) && this.tracks.video !== null;
+  }
+
+  // A picture of oneself is shown as in a mirror; a screen, or what the camera at the back sees, is not.
+  get mirrored() {
+    return !this.screen && this.tracks.video?.getSettings?.().facingMode !== "environment";
   }
 
   // The microphone stays open while it is muted, so that speaking again takes no time.
@@ -316,9 +359,45 @@ export class Media {
   // The camera is let go when it is off, so that its light goes out.
   async setCam(on) {
     this.cam = on;
-    if (!on) this.#release("video");
+    if (this.screen) await this.#endScreen();
+    else if (!on) this.#release("video");
     else if (!this.tracks.video) await this.#fetch("video");
     this.cam = this.tracks.video !== null;
+  }
+
+  // Another microphone ("audio") or camera ("video") is preferred now: takes it, if one is in use.
+  async change(kind) {
+    if (!this.tracks[kind] || (kind === "video" && this.screen)) return;
+    const old = this.tracks[kind];
+    old.onended = null;
+    if (kind === "video") old.stop(); // many phones open only one camera at a time
+    this.tracks[kind] = null;
+    await this.#fetch(kind);
+    if (kind === "audio") old.stop();
+    if (!this.tracks[kind]) this.#onTrack(kind, null);
+    if (kind === "video") this.cam = this.tracks.video !== null;
+  }
+
+  // Sends the screen in the place of the camera. False when the person, or the browser, would rather not.
+  async share() {
+    let track;
+    try {
+      [track] = (await this.#devices.getDisplayMedia(SCREEN)).getVideoTracks();
+    } catch {
+      return false;
+    }
+    if (this.#closed) return track.stop();
+    this.#release("video");
+    this.screen = true;
+    track.contentHint = "detail";
+    track.onended = () => this.#endScreen(); // the browser has a button for it too
+    this.tracks.video = track;
+    this.#onTrack("video", track);
+    return true;
+  }
+
+  async unshare() {
+    if (this.screen) await this.#endScreen();
   }
 
   close() {
@@ -327,8 +406,15 @@ export class Media {
     this.#release("video");
   }
 
+  async #endScreen() {
+    this.screen = false;
+    this.#release("video");
+    if (this.cam) await this.#fetch("video");
+    this.cam = this.tracks.video !== null;
+  }
+
   async #fetch(kind) {
-    const found = await acquire(this.#devices, kind === "video", kind === "audio");
+    const found = await acquire(this.#devices, { mic: kind === "audio", cam: kind === "video" }, this.#choice());
     this.problem = found.problem;
     for (const track of found.tracks) this.#use(track);
   }
@@ -372,22 +458,28 @@ export async function permitted(cam, permissions = globalThis.navigator?.permiss
 }
 
 // All that was asked for, else what of it can be had: {tracks, problem}.
-async function acquire(devices, cam, mic = true) {
+async function acquire(devices, { mic, cam }, choice) {
   if (!devices?.getUserMedia) return { tracks: [], problem: "insecure" };
-  const first = await attempt(devices, mic, cam);
+  const open = (audio, video) => attempt(devices, audio, video, choice);
+  const first = await open(mic, cam);
   if (first.tracks.length || !(mic && cam)) return { tracks: first.tracks, problem: problemOf(first.error, mic ? "microphone" : "camera") };
-  const audio = await attempt(devices, true, false);
+  const audio = await open(true, false);
   if (audio.tracks.length) return { tracks: audio.tracks, problem: problemOf(first.error, "camera") };
   if (audio.error.name === "NotAllowedError") return { tracks: [], problem: "denied" };
-  const video = await attempt(devices, false, true);
+  const video = await open(false, true);
   return { tracks: video.tracks, problem: problemOf(audio.error, "microphone") };
 }
 
-async function attempt(devices, mic, cam) {
+// The devices that were chosen, and no others; should they not be there any more, whatever there is.
+async function attempt(devices, mic, cam, choice) {
+  const { facingMode, ...anyCamera } = CAMERA;
+  const audio = mic && (choice.mic ? { ...MICROPHONE, deviceId: { exact: choice.mic } } : MICROPHONE);
+  const video = cam && (choice.cam ? { ...anyCamera, deviceId: { exact: choice.cam } } : { ...anyCamera, facingMode });
   try {
-    const stream = await devices.getUserMedia({ audio: mic && MICROPHONE, video: cam && CAMERA });
-    return { tracks: stream.getTracks(), error: null };
+    return { tracks: (await devices.getUserMedia({ audio, video })).getTracks(), error: null };
   } catch (error) {
+    const chosen = (mic && choice.mic) || (cam && choice.cam);
+    if (chosen && error.name === "OverconstrainedError") return attempt(devices, mic, cam, {});
     return { tracks: [], error };
   }
 }

@@ -1,83 +1,10 @@
 // What people see: plain facts in, filled <template> elements out; clicks in, actions out. It decides nothing of a call
 // (the buttons follow the facts it is given) and writes text only with textContent.
+import {
+  callWords, clock, darkWords, favouriteWords, gateWords, gearDefault, gearWords, inCallWords, incomingWords, mediaWords,
+  outgoingWords, peopleWords, permissionWords, presenceWords, problemWords, stageWords,
+} from "./words.js";
 
-// ── words ───────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-export function clock(seconds) {
-  const s = Math.max(0, Math.floor(seconds));
-  const two = (n) => String(n).padStart(2, "0");
-  const minutes = Math.floor(s / 60) % 60;
-  return s < 3600 ? `${minutes}:${two(s % 60)}` : `${Math.floor(s / 3600)}:${two(minutes)}:${two(s % 60)}`;
-}
-
-// How an ended call is told to this user: {title, detail, missed}.
-export function endedWords(view, user) {
-  const mine = view.legs.find((leg) => leg.user === user);
-  const name = view.legs.find((leg) => leg.user !== user)?.name ?? "";
-  if (mine.dir === "in" && ["missed", "cancelled", "busy", "unreachable"].includes(mine.state)) {
-    const detail = mine.state === "busy" ? "You were on another call." : "";
-    return { title: `Missed call from ${name}`, detail, missed: true };
-  }
-  const length = view.secs ? `The call took ${clock(view.secs)}.` : "";
-  const words = {
-    completed: ["Call ended", length],
-    cancelled: ["Call cancelled", ""],
-    rejected: mine.dir === "in" ? [`You declined ${name}’s call`, ""] : [`${name} declined the call`, ""],
-    no_answer: [`${name} did not answer`, "Try again in a little while."],
-    unreachable: [`${name} could not be reached`, "None of their devices is connected."],
-    busy: [`${name} is on another call`, "Try again in a little while."],
-    lost: ["The call was lost", "One side’s connection did not come back."],
-    operator: ["Ended by the operator", length],
-    expired: ["Call ended", "It reached the longest time a call may take."],
-  };
-  const [title, detail] = words[view.reason] ?? ["Call ended", length];
-  return { title, detail, missed: false };
-}
-
-// A refusal, as a sentence that says what to do.
-export function refusalWords(error, name = "This person") {
-  const { code, active, device } = error ?? {};
-  const words = {
-    not_found: `${name} cannot be called, or the call is over.`,
-    not_allowed: "That is not possible in this call now.",
-    limit_reached: active
-      ? `You already have ${active} outgoing ${active > 1 ? "calls" : "call"}, and no more are allowed. Hang up first.`
-      : "The operator does not allow you to place calls.",
-    answered_elsewhere: `Answered on ${device ?? "another device"}.`,
-    call_ended: "The call is already over.",
-    in_call: "This device is in another call. Hang up there first.",
-    full: "This call is full.",
-    multi_device_off: "The operator has not allowed ringing several devices for you. Ask them to switch it on.",
-    conflict: "Something went wrong with this call. Call again.",
-    expired: "You were offline too long for this call. Try again.",
-    rate_limited: "That was too quick. Wait a moment, then try again.",
-    unavailable: "The server could not do that just now. Try again in a moment.",
-    bad_frame: "The server did not understand this page. Load it again.",
-    closed: "The connection was closed. Load the page again.",
-  };
-  return words[code] ?? "That did not work. Try again.";
-}
-
-// What is missing of microphone and camera, and what to do about it.
-export function problemWords(problem) {
-  const words = {
-    insecure: "Your browser allows microphone and camera only on a secure (https) page. You can listen and watch.",
-    denied: "Your microphone is blocked. Allow it beside the address bar; until then you can only listen.",
-    no_microphone: "No microphone was found. Plug one in; until then you can only listen.",
-    microphone_in_use: "Another program is using the microphone. Close it, then unmute.",
-    camera_denied: "Your camera is blocked. Allow it beside the address bar to be seen.",
-    no_camera: "No camera was found, so you are not seen.",
-    camera_in_use: "Another program is using the camera. Close it, then switch the camera on.",
-  };
-  return words[problem] ?? "";
-}
-
-const GATES = {
-  device_in_use: ["Calls are open in another tab", "Each device has one live page. Use it here, and the other tab stops."],
-  replaced: ["Calls moved to another tab", "Another tab of this device took over. You can take it back."],
-  signed_out: ["You are signed out", "Sign in again to make and receive calls on this device."],
-  refused: ["This page cannot connect", "The server did not accept it. Load the page again."],
-};
 
 export function initials(name) {
   const words = name.trim().split(/\s+/).filter(Boolean);
@@ -121,7 +48,11 @@ function setHidden(node, hidden) {
 }
 
 function setLabel(node, label) {
-  if (node.getAttribute("aria-label") !== label) node.setAttribute("aria-label", label);
+  setAttribute(node, "aria-label", label);
+}
+
+function setAttribute(node, name, value) {
+  if (node.getAttribute(name) !== String(value)) node.setAttribute(name, value);
 }
 
 function setIcon(root, slot, icon) {
@@ -154,30 +85,41 @@ export class Screens {
   #onAction;
   #said = {};
   #returnTo = null;
+  #own = { full: () => this.#fill(), float: () => this.#float(), more: () => this.#more() }; // nobody else's business
 
-  // onAction(name, {…dataset}): a person asked for something
-  constructor(document, onAction, onSearch) {
+  // onAction(name, {…dataset}): a person asked for something · onSearch(words)
+  // onGear(kind, id): another microphone, camera or speaker · onGearClosed()
+  constructor(document, { onAction, onSearch, onGear, onGearClosed }) {
     this.#document = document;
     this.#onAction = onAction;
     document.addEventListener("click", (event) => {
       const button = event.target.closest?.("[data-action]");
-      if (button && !button.disabled) onAction(button.dataset.action, this.#about(button));
+      const inMenu = event.target.closest?.("#more-menu, [data-action=more]");
+      if (!inMenu || button?.dataset.action !== "more") this.#closeMenu();
+      if (!button || button.disabled) return;
+      const { action } = button.dataset;
+      if (this.#own[action]) this.#own[action]();
+      else onAction(action, this.#about(button));
     });
     this.#id("search").addEventListener("input", (event) => onSearch(event.target.value));
+    this.#id("gear").addEventListener("change", ({ target }) => onGear(target.dataset.gear, target.value));
+    this.#id("gear").addEventListener("close", onGearClosed);
     document.addEventListener("keydown", (event) => this.#key(event));
   }
 
   // facts, all of them each time (nothing is drawn that did not change):
   //   user {id, name}, device, link (words), online, banner, multi {on, enabled, words}, soundBlocked
-  //   people {list, query, state}, mayCall
+  //   people {rows, query, state}, mayCall, mayNotify
   //   notices [{key, person, title, detail, move, again}]
-  //   incoming [{key, person, kind, answering, warning}]
+  //   incoming [{key, person, kind, answering, hushed, inCall}]
   //   stage null | {screen, key, person, …}   gate null | name   login (address)
+  //   gear {found, choice, problem, dark}
   render(facts) {
     this.#home(facts);
     this.#notices(facts.notices);
     this.#incoming(facts);
-    this.#stage(facts.stage);
+    this.#stage(facts.stage, facts.gear);
+    this.#gear(facts);
     this.#gate(facts);
     const covered = Boolean(facts.stage || facts.incoming.length || facts.gate);
     this.#id("home").inert = covered;
@@ -216,6 +158,27 @@ export class Screens {
     });
   }
 
+  openGear() {
+    if (!this.#id("gear").open) this.#id("gear").showModal();
+  }
+
+  closeGear() {
+    this.#id("gear").close();
+  }
+
+  // What the microphone hears, 0…1.
+  level(share) {
+    const level = this.#id("level");
+    const percent = Math.round(share * 100);
+    setAttribute(level, "aria-valuenow", percent);
+    level.firstElementChild.style.transform = `scaleX(${share})`;
+  }
+
+  // Sound of the other side comes out of this speaker, where the browser can choose.
+  async speaker(id) {
+    for (const video of this.#document.querySelectorAll("video.remote")) await video.setSinkId?.(id).catch(() => {});
+  }
+
   // Shows a stream in the screen that is up now: "remote" or "self". Resolves false when the browser refuses to play.
   async play(name, stream) {
     let allowed = true;
@@ -246,7 +209,7 @@ export class Screens {
   #key(event) {
     const { key, target } = event;
     if (event.altKey || event.ctrlKey || event.metaKey) return;
-    const rows = [...this.#id("people").children];
+    const rows = [...this.#id("people").querySelectorAll(".person")];
     const row = target.closest?.(".person");
     const step = { ArrowDown: 1, ArrowUp: -1 }[key];
     if (step && rows.length && (row || target.id === "search")) {
@@ -255,12 +218,43 @@ export class Screens {
       if (next) next.querySelectorAll("button")[Math.max(0, column)].focus();
       else if (step < 0) this.#id("search").focus();
       event.preventDefault();
+    } else if (key.startsWith("Arrow") && target.matches?.("[data-self]")) {
+      moveBy(target, key);
+      event.preventDefault();
     } else if (key === "/" && !/^(INPUT|TEXTAREA)$/.test(target.tagName) && !this.#id("home").inert) {
       this.#id("search").focus();
       event.preventDefault();
+    } else if (key === "Escape" && this.#id("more-menu")?.hidden === false) {
+      this.#closeMenu();
+      this.#document.querySelector("[data-action=more]").focus();
     } else if (key === "Escape" && this.#document.body.dataset.screen === "ended") {
       this.#onAction("close", {});
     }
+  }
+
+  #more() {
+    const menu = this.#id("more-menu");
+    if (!menu.hidden) return this.#closeMenu();
+    menu.hidden = false;
+    setAttribute(this.#document.querySelector("[data-action=more]"), "aria-expanded", true);
+    [...menu.querySelectorAll("button")].find((button) => button.checkVisibility?.() ?? !button.hidden)?.focus();
+  }
+
+  #closeMenu() {
+    const menu = this.#id("more-menu");
+    if (!menu || menu.hidden) return;
+    menu.hidden = true;
+    setAttribute(this.#document.querySelector("[data-action=more]"), "aria-expanded", false);
+  }
+
+  #fill() {
+    if (this.#document.fullscreenElement) this.#document.exitFullscreen();
+    else this.#document.documentElement.requestFullscreen().catch(() => {}); // incoming cards stay to be seen
+  }
+
+  async #float() {
+    if (this.#document.pictureInPictureElement) return this.#document.exitPictureInPicture();
+    await this.#document.querySelector("video.remote").requestPictureInPicture().catch(() => {});
   }
 
   #home(facts) {
@@ -279,39 +273,46 @@ export class Screens {
     multi.disabled = !facts.multi.enabled;
     multi.setAttribute("aria-checked", String(facts.multi.on));
     setHidden(this.#id("sound-blocked"), !facts.soundBlocked);
+    setHidden(this.#id("may-notify"), !facts.mayNotify);
     keyed(
       this.#id("people"),
-      facts.people.list.map((one) => ({ ...one, key: one.id })),
+      facts.people.rows,
       (one) => {
+        if (one.group) return this.#make("t-group");
         const row = this.#make("t-person");
-        for (const button of row.querySelectorAll("button")) {
-          button.title = `${button.dataset.kind === "video" ? "Video call" : "Call"} ${one.name}`;
+        for (const button of row.querySelectorAll("[data-action=call]")) {
+          button.title = callWords(button.dataset.kind, one.name);
           setLabel(button, button.title);
         }
+        const star = row.querySelector(".star");
+        star.title = favouriteWords(one.name);
+        setLabel(star, star.title);
         return row;
       },
       (row, one) => {
-        fill(row, { person: one, name: one.name, status: one.online ? "Online" : "Offline" });
+        if (one.group) return fill(row, { title: one.group });
+        fill(row, { person: one, name: one.name, status: presenceWords(one.online) });
         row.querySelector(".dot").dataset.link = one.online ? "on" : "off";
-        for (const button of row.querySelectorAll("button")) button.disabled = !facts.mayCall;
+        for (const button of row.querySelectorAll("[data-action=call]")) button.disabled = !facts.mayCall;
+        setAttribute(row.querySelector(".star"), "aria-pressed", one.favourite);
       },
     );
     const none = this.#id("people-none");
-    setHidden(none, facts.people.list.length > 0);
-    const { state, query } = facts.people;
-    if (state === "failed") setText(none, "The list of people cannot be loaded now. It will be tried again.");
-    else if (state === "loading") setText(none, "Loading…");
-    else setText(none, query ? `Nobody is called “${query}”.` : "There is nobody else here yet.");
+    setHidden(none, facts.people.rows.length > 0);
+    setText(none, peopleWords(facts.people));
   }
 
   #notices(notices) {
     keyed(this.#id("notices"), notices, () => this.#make("t-notice"), fill);
   }
 
-  #incoming({ incoming, soundBlocked }) {
+  // One card for each call. Over a call, or when there are several, they are small.
+  #incoming({ incoming, stage, soundBlocked }) {
     const box = this.#id("incoming");
     const before = box.children.length;
     if (incoming.length) this.#remember();
+    box.toggleAttribute("data-over", Boolean(stage));
+    box.toggleAttribute("data-several", incoming.length > 1);
     keyed(
       box,
       incoming,
@@ -319,30 +320,29 @@ export class Screens {
         const card = this.#make("t-incoming");
         card.id = `incoming-${one.key}`;
         setIcon(card, "answer", one.kind === "video" ? "video" : "phone");
-        setLabel(card, `${one.person.name} is calling`);
         return card;
       },
       (card, one) => {
-        const video = one.kind === "video";
+        const { what, answer, label } = incomingWords(one);
+        setLabel(card, label);
+        const { person, kind, answering, hushed } = one;
+        const more = !answering;
         fill(card, {
-          person: one.person,
-          name: one.person.name,
-          what: one.answering ? "Connecting…" : video ? "Incoming video call" : "Incoming call",
-          answer: one.inCall ? "Hang up & answer" : "Answer",
-          warning: one.warning,
-          blocked: soundBlocked,
+          person, name: person.name, what, answer,
+          video: more && kind === "video", loud: more && !hushed && !soundBlocked, blocked: soundBlocked,
         });
-        card.toggleAttribute("data-still", one.answering);
-        for (const button of card.querySelectorAll(".call-button")) button.disabled = one.answering;
+        card.toggleAttribute("data-still", answering || hushed);
+        for (const button of card.querySelectorAll(".call-button")) button.disabled = answering;
       },
     );
     setHidden(box, incoming.length === 0);
+    if (incoming.length > before) this.closeGear();
     // Whoever is typing goes on typing; everybody else is taken to the card, not to a button that a stray key would press.
     const typing = /^(INPUT|TEXTAREA)$/.test(this.#document.activeElement?.tagName ?? "");
     if (incoming.length > before && !typing) box.lastElementChild.focus();
   }
 
-  #stage(stage) {
+  #stage(stage, gear) {
     const box = this.#id("stage");
     setHidden(box, !stage);
     const key = stage ? `${stage.screen}:${stage.key}` : "";
@@ -354,53 +354,80 @@ export class Screens {
         video.addEventListener("resize", () => {
           video.dataset.shape = video.videoWidth < video.videoHeight ? "tall" : "wide";
         });
+        video.setSinkId?.(gear.choice.speaker ?? "").catch(() => {});
       }
+      const self = box.querySelector("button[data-self]");
+      if (self) movable(self, box);
       box.querySelector("[data-focus]")?.focus({ preventScroll: true });
     }
-    if (stage) this.#scenes[stage.screen](box.firstElementChild, stage);
+    if (stage) this.#scenes[stage.screen](box.firstElementChild, stage, gear);
     if (!stage && this.#id("incoming").hidden) this.#giveBack();
+  }
+
+  // The dialog of microphone, camera and speaker.
+  #gear({ gear, stage }) {
+    const dialog = this.#id("gear");
+    if (!dialog.open) return;
+    for (const select of dialog.querySelectorAll("select")) {
+      const kind = select.dataset.gear;
+      const named = gear.found[kind].map(({ id, name }, n) => [id, gearWords({ kind, name, n: n + 1 })]);
+      const options = [["", gearDefault()], ...named];
+      if (select.dataset.options !== JSON.stringify(options)) {
+        select.dataset.options = JSON.stringify(options);
+        select.replaceChildren(...options.map(([id, words]) => new Option(words, id)));
+      }
+      const chosen = gear.choice[kind] ?? "";
+      if (select.value !== chosen) select.value = chosen;
+    }
+    const speakers = gear.found.speaker.length > 0;
+    fill(dialog, { dark: gear.dark ? darkWords() : "", problem: problemWords(gear.problem), speakers });
+    dialog.toggleAttribute("data-mirrored", stage?.mirrored ?? true);
   }
 
   // Each scene: its element and its facts.
   #scenes = {
-    outgoing: (scene, { person, kind, phase, offline, media, preview }) => {
-      const state = {
-        starting: kind === "video" ? "Starting your camera…" : "Starting your microphone…",
-        calling: "Calling…",
-        ringing: "Ringing…",
-        not_reached: "Not reached yet…",
-      }[phase];
-      const first = person.name;
-      const waiting = phase === "not_reached" && `No device of ${first} rings yet. It is tried for a while longer.`;
-      const hint = phase !== "ringing" && offline ? `${first} is offline at the moment.` : waiting;
+    outgoing: (scene, facts) => {
+      const { person, kind, phase, media, preview, mirrored } = facts;
       scene.querySelector("[data-pulse]").dataset.pulse = phase === "starting" ? "" : "on";
-      fill(scene, { person, name: first, state, hint, preview, controls: phase !== "starting", ...buttons(media, kind) });
-      toggles(scene, media);
-    },
-    in_call: (scene, facts) => {
-      const { person, kind, seconds, link, online, theirMic, theirCam, quality, media, preview, soundBlocked } = facts;
-      const first = person.name;
-      const faceless = !theirCam || link === "connecting";
-      const trouble = !online
-        ? `${first} is reconnecting…`
-        : link === "down"
-          ? "Reconnecting…"
-          : "";
       fill(scene, {
         person,
-        name: first,
+        name: person.name,
+        ...outgoingWords(facts),
+        preview,
+        controls: phase !== "starting",
+        ...mediaWords(media),
+        camera: kind === "video",
+      });
+      scene.querySelector("[data-self]").toggleAttribute("data-mirrored", mirrored);
+      toggles(scene, media);
+    },
+    in_call: (scene, facts, gear) => {
+      const { person, video, seconds, link, theirCam, theirScreen, media, preview, mirrored, soundBlocked } = facts;
+      const faceless = !theirCam || link === "connecting";
+      const ask = scene.querySelector(".ask");
+      const newlyAsked = facts.asked && ask.hidden;
+      fill(scene, {
+        person,
+        name: person.name,
         clock: link === "connecting" ? "" : clock(seconds),
-        state: link === "connecting" ? "Connecting…" : kind === "video" && !theirCam ? "Camera is off" : "",
-        quality: quality === "weak" && !trouble ? "· Weak connection" : "",
+        ...inCallWords(facts),
         faceless,
-        muted: theirMic ? "" : `${first} is muted`,
-        trouble,
-        problem: problemWords(media.problem),
         preview,
         blocked: soundBlocked,
-        ...buttons(media, kind),
+        ...mediaWords(media),
+        camera: video && !media.screen,
+        addVideo: !video && !facts.asking && !facts.asked && !media.screen && link !== "connecting",
+        several: gear.found.cam.length > 1 && media.cam && !media.screen,
+        canShare: Boolean(globalThis.navigator.mediaDevices?.getDisplayMedia),
+        canFloat: Boolean(this.#document.pictureInPictureEnabled) && !faceless,
+        canFill: Boolean(this.#document.fullscreenEnabled),
+        ...stageWords({ sharing: media.screen, full: Boolean(this.#document.fullscreenElement) }),
       });
+      if (newlyAsked) ask.focus();
       scene.toggleAttribute("data-faceless", faceless);
+      scene.toggleAttribute("data-screen", theirScreen);
+      scene.querySelector("[data-self]").toggleAttribute("data-mirrored", mirrored);
+      for (const button of scene.querySelectorAll(".call-button[data-action=share]")) button.classList.toggle("off", media.screen);
       scene.dataset.link = link;
       toggles(scene, media);
     },
@@ -408,15 +435,7 @@ export class Screens {
       fill(scene, { person, title, detail, again });
       setIcon(scene, "again", kind === "video" ? "video" : "phone");
     },
-    permission: (scene, { problem, person }) => {
-      const insecure = problem === "insecure";
-      fill(scene, {
-        title: insecure ? "This page is not secure" : "Your microphone is blocked",
-        detail: insecure
-          ? `Browsers allow the microphone only on https pages. You can go on and only listen to ${person.name}.`
-          : `To speak with ${person.name}, allow the microphone: click the sign beside the address bar, choose “Allow”, then try again.`,
-      });
-    },
+    permission: (scene, { problem, person }) => fill(scene, permissionWords(problem, person.name)),
   };
 
   #gate({ gate, login }) {
@@ -427,7 +446,7 @@ export class Screens {
     box.replaceChildren();
     if (!gate) return;
     const card = this.#make("t-gate");
-    const [title, detail] = GATES[gate];
+    const { title, detail } = gateWords(gate);
     fill(card, { title, detail, take: gate === "device_in_use" || gate === "replaced", login: gate === "signed_out" });
     card.querySelector("#sign-in").href = login;
     box.append(card);
@@ -449,15 +468,6 @@ export class Screens {
   }
 }
 
-// The words on a button say what it does, so its state needs no other telling.
-function buttons(media, kind) {
-  return {
-    mic: media?.mic ? "Mute" : "Unmute",
-    cam: media?.cam ? "Camera off" : "Camera on",
-    camera: kind === "video",
-  };
-}
-
 function toggles(scene, media) {
   for (const [action, on, icon] of [
     ["mic", media?.mic, "mic"],
@@ -468,4 +478,44 @@ function toggles(scene, media) {
     button.classList.toggle("off", !on);
     setIcon(scene, action, on ? icon : `${icon}-off`);
   }
+}
+
+// One's own picture stands in a corner: dragged to another, or taken there by the arrow keys.
+function movable(self, box) {
+  let from = null;
+  self.dataset.corner = "bottom-end";
+  self.addEventListener("pointerdown", (event) => {
+    from = { x: event.clientX, y: event.clientY };
+    self.setPointerCapture(event.pointerId);
+  });
+  self.addEventListener("pointermove", (event) => {
+    if (from) self.style.translate = `${event.clientX - from.x}px ${event.clientY - from.y}px`;
+  });
+  const drop = (event) => {
+    if (!from) return;
+    from = null;
+    const room = box.getBoundingClientRect();
+    const mine = self.getBoundingClientRect();
+    const top = mine.top + mine.height / 2 < room.top + room.height / 2;
+    const left = mine.left + mine.width / 2 < room.left + room.width / 2;
+    self.style.translate = "";
+    if (event.type === "pointerup") stand(self, top, left);
+  };
+  self.addEventListener("pointerup", drop);
+  self.addEventListener("pointercancel", drop);
+}
+
+function moveBy(self, key) {
+  const [vertical, horizontal] = self.dataset.corner.split("-");
+  const top = { ArrowUp: true, ArrowDown: false }[key] ?? vertical === "top";
+  const left = { ArrowLeft: true, ArrowRight: false }[key] ?? (horizontal === "start") === leftToRight(self);
+  stand(self, top, left);
+}
+
+function stand(self, top, left) {
+  self.dataset.corner = `${top ? "top" : "bottom"}-${left === leftToRight(self) ? "start" : "end"}`;
+}
+
+function leftToRight(node) {
+  return getComputedStyle(node).direction === "ltr";
 }

@@ -24,7 +24,7 @@ export class Socket {
   #bye = null;
   #quick = false;
   #rhythm = { idle: 20_000, quick: 5_000, pong: 10_000 };
-  #outbox = new Map(); // command id → {cmd, args, aged, at, tries, resolve}
+  #outbox = new Map(); // command id → {cmd, args, aged, at, wall, tries, resolve}
   #timer = {}; // open, retry, ping, pong
 
   // options:
@@ -34,12 +34,13 @@ export class Socket {
   //   onFrame(frame)      every frame, before the command that it answers is settled
   //   onStatus(name, detail)  connecting · online · waiting {delay, why} · refused {error} · signed_out · replaced
   //   onRefused(error)  → true to say hello again at once, anything else leaves the socket waiting for `again()`
-  //   WebSocket, timers {setTimeout, clearTimeout}, now(), random() can be replaced, for tests and for worker timers
+  //   WebSocket, timers {setTimeout, clearTimeout}, now(), wall(), random() can be replaced, for tests and for worker timers
   constructor(options) {
     this.#options = {
       WebSocket: globalThis.WebSocket,
       timers: globalThis,
       now: () => performance.now(),
+      wall: () => Date.now(), // goes on while the machine sleeps, where the other may not
       random: Math.random,
       onRefused: () => false,
       ...options,
@@ -80,7 +81,7 @@ export class Socket {
   request(cmd, args = {}, { aged = false } = {}) {
     return new Promise((resolve) => {
       const id = this.#nextId();
-      this.#outbox.set(id, { cmd, args, aged, at: this.#options.now(), tries: 0, resolve });
+      this.#outbox.set(id, { cmd, args, aged, at: this.#options.now(), wall: this.#options.wall(), tries: 0, resolve });
       if (this.#status === "online") this.#transmit(id);
     });
   }
@@ -180,7 +181,7 @@ export class Socket {
 
   #transmit(id) {
     const waiting = this.#outbox.get(id);
-    const age = Math.round(this.#options.now() - waiting.at);
+    const age = Math.round(Math.max(this.#options.now() - waiting.at, this.#options.wall() - waiting.wall));
     waiting.tries += 1;
     this.#write({ id, cmd: waiting.cmd, ...waiting.args, ...(waiting.aged && age > 0 ? { age } : {}) });
   }

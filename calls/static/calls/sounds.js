@@ -26,6 +26,22 @@ export class Sounds {
     this.#play(key, (signal) => this.#start(signal, ringingBack, seconds));
   }
 
+  // Finds out, before anybody calls, whether this page may sound.
+  async probe() {
+    if (!this.#options.AudioContext) return;
+    const context = this.#ready();
+    const moment = new Promise((resolve) => setTimeout(resolve, 500));
+    if (context.state !== "running") await Promise.race([context.resume().catch(() => {}), moment]);
+    if (context.state !== "running") this.#onBlocked(true);
+  }
+
+  // Rings once, to try it.
+  async test() {
+    await this.unlock();
+    this.silence();
+    this.#start(new AbortController().signal, ringing, 2);
+  }
+
   // A short sign that a call is over.
   ended() {
     this.silence();
@@ -35,6 +51,12 @@ export class Sounds {
   silence() {
     this.#playing?.stop();
     this.#playing = null;
+  }
+
+  // Sounds come out of this speaker, where the browser can choose; "" is its own choice.
+  async speaker(id) {
+    if (!this.#options.AudioContext?.prototype.setSinkId) return;
+    await this.#ready().setSinkId(id).catch(() => {}); // it is not there any more
   }
 
   // To be called from a click or a key: browsers allow sound from then on.

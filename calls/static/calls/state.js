@@ -104,3 +104,17 @@ export function peersOf(view, user) {
 function politeToward(mine, theirs) {
   return mine.dir === theirs.dir ? mine.user > theirs.user : mine.dir === "in";
 }
+
+// The call this page is in, or is calling with: its item, or null. `leaving`: ids hung up here already.
+export function current(calls, leaving, now) {
+  const mine = Object.values(calls).find(
+    (item) => ["in_call", "outgoing", "resume"].includes(place(item, now)) && !leaving.has(item.view.id),
+  );
+  return mine ?? null;
+}
+
+// Who a call of two is with: {id, name}.
+export function personOf(view, user) {
+  const leg = otherLegs(view, user)[0];
+  return { id: leg.user, name: leg.name };
+}

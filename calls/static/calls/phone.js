@@ -1,0 +1,348 @@
+// The calls of this page: what people do with them, and what follows from each view that the server sends.
+// It gives commands and opens sessions; it draws nothing.
+import { apply, current, held, myLeg, none, otherLegs, personOf, place, prune, rings } from "./state.js";
+import { endedToast, endedWords, problemWords, refusalWords, videoWords } from "./words.js";
+
+const TRY_AGAIN_MS = 5_000;
+
+export class Phone {
+  #options;
+
+  calls = none;
+  placing = null; // an invite of mine that has no reply yet: {id, person, kind, at, sent}
+  asking = null; // the person is being asked about the microphone: {person, problem, answer(choice)}
+  over = null; // the id of the ended call whose screen is up
+  answering = new Set();
+  leaving = new Set(); // hung up or rejected here: gone from the screen before the server says so
+  missed = new Map(); // by id: {view, when}, until somebody takes note
+  dismissed = new Set();
+  hushed = new Set(); // ringing calls that make no sound here any more
+  #resting = new Set(); // could not be taken again just now
+  #alerted = new Set();
+  #rang = new Set();
+  #told = new Set(); // ended calls whose end was shown
+
+  // options: me (user id), socket, outbox, sessions, sounds, timers, now(), uuid(), permitted(cam),
+  //   say(words), toast(words), onPlaced(person), onChange()
+  constructor(options) {
+    this.#options = options;
+  }
+
+  // ── what is so ──
+
+  // The view of the call this page is in, or is calling with; null when there is none.
+  get current() {
+    return current(this.calls, this.leaving, this.#options.now())?.view ?? null;
+  }
+
+  get incoming() {
+    const now = this.#options.now();
+    return Object.values(this.calls).filter((item) => {
+      const { id, me } = item.view;
+      if (this.leaving.has(id) || (this.asking && this.answering.has(id))) return false;
+      return rings(item, now) || (this.answering.has(id) && me.state === "ringing");
+    });
+  }
+
+  // True while the server should hear of this page often.
+  get busy() {
+    return this.placing !== null || Object.keys(held(this.calls)).length > 0;
+  }
+
+  // ── what the server says ──
+
+  hear(frame) {
+    const now = this.#options.now();
+    this.calls = prune(apply(this.calls, frame, now), now);
+  }
+
+  // This page may have no calls any more.
+  close() {
+    this.#options.sessions.closeAll();
+    this.placing = null;
+    this.calls = none;
+  }
+
+  // Brings sessions and connections in line with what the server says of the calls.
+  follow() {
+    const { now, sessions } = this.#options;
+    for (const item of Object.values(this.calls)) {
+      const { id, kind } = item.view;
+      const where = place(item, now());
+      const mine = (where === "in_call" || where === "outgoing") && !this.leaving.has(id);
+      if (mine && !sessions.has(id)) this.#adopt(id, kind);
+      const mayResume = where === "resume" && !sessions.has(id) && !this.leaving.has(id) && !this.#resting.has(id);
+      if (mayResume) this.#resume(item.view);
+      if (where === "ended" && !this.#told.has(id)) this.#ended(item.view);
+      const session = sessions.get(id);
+      if (!session) continue;
+      if (where === "elsewhere" && this.answering.has(id)) continue; // `move` is on its way
+      if (where === "elsewhere") sessions.retire(id);
+      else if (["ended", "apart"].includes(where)) sessions.close(id);
+      else sessions.follow(session, item.view);
+    }
+    for (const id of sessions.ids()) {
+      if (!this.calls[id] && this.placing?.id !== id) sessions.close(id);
+    }
+    this.#sound();
+  }
+
+  // ── what people do ──
+
+  async call(person, kind) {
+    if (!person || this.placing || this.current) return;
+    const { sessions, socket, now, onChange } = this.#options;
+    const id = this.#options.uuid();
+    this.over = null;
+    this.placing = { id, person, kind, at: now() };
+    this.#options.onPlaced(person);
+    const session = sessions.open(id, kind);
+    onChange();
+    await session.ready;
+    if (!(await this.#heardOrAgreed(session, person, () => this.placing?.id === id))) {
+      if (this.placing?.id === id) this.placing = null;
+      sessions.close(id);
+      return onChange();
+    }
+    this.placing.at = now();
+    this.placing.sent = true;
+    onChange();
+    const reply = await socket.request("invite", { call: id, to: [person.id], kind }, { aged: true });
+    if (this.placing?.id === id) this.placing = null;
+    if (!reply.ok) {
+      sessions.close(id);
+      if (!this.leaving.has(id)) this.#options.toast(refusalWords(reply.error, person.name));
+    }
+    onChange();
+  }
+
+  // When the browser has to ask for the microphone it asks first, while the other devices go on ringing; when it has
+  // leave already, the devices open while the answer is on its way. With `cam` false the camera stays off.
+  async answer(id, { cam = true } = {}) {
+    const item = this.calls[id];
+    if (!item || this.answering.has(id)) return;
+    const { sessions, socket, sounds, now, me, permitted, onChange } = this.#options;
+    if (this.placing) this.hangUp();
+    this.answering.add(id);
+    sounds.silence();
+    const { kind } = item.view;
+    const session = sessions.open(id, kind, { cam });
+    const other = this.current;
+    onChange();
+    const stillRings = () => this.calls[id] && rings(this.calls[id], now());
+    if (!(await permitted(kind === "video" && cam))) {
+      await session.ready;
+      if (!(await this.#heardOrAgreed(session, personOf(item.view, me), stillRings))) {
+        this.answering.delete(id);
+        sessions.close(id);
+        return onChange();
+      }
+    }
+    const and = other ? { and: { call: other.id, do: "hangup" } } : {};
+    if (other) this.leaving.add(other.id);
+    const reply = await socket.request("answer", { call: id, ...and }, { aged: true });
+    this.answering.delete(id);
+    if (!reply.ok) {
+      sessions.close(id);
+      if (other) this.leaving.delete(other.id);
+      const known = ["answered_elsewhere", "call_ended"].includes(reply.error.code);
+      if (!known) this.#options.toast(refusalWords(reply.error));
+    }
+    onChange();
+  }
+
+  reject(id) {
+    return this.#leave("reject", id);
+  }
+
+  // It rings on, but not aloud on this device.
+  silence(id) {
+    this.hushed.add(id);
+    this.#options.onChange();
+  }
+
+  // The devices open first: until they have, the call goes on where it is.
+  async moveHere(id) {
+    const item = this.calls[id];
+    if (!item || this.answering.has(id)) return;
+    const { sessions, socket, me, onChange } = this.#options;
+    this.answering.add(id);
+    const leg = myLeg(item.view, me); // muted there is muted here
+    const session = sessions.open(id, item.view.kind, { mic: leg.mic, cam: leg.cam, video: leg.cam ? "on" : null });
+    onChange();
+    await session.ready;
+    const reply = await socket.request("move", { call: id });
+    this.answering.delete(id);
+    if (!reply.ok) {
+      sessions.close(id);
+      this.#options.toast(refusalWords(reply.error));
+    }
+    onChange();
+  }
+
+  hangUp() {
+    if (this.placing) {
+      const { id, sent: asked } = this.placing;
+      this.placing = null;
+      this.#options.sessions.close(id);
+      if (asked) this.#leave("hangup", id);
+      return this.#options.onChange();
+    }
+    const view = this.current;
+    if (view) this.#leave("hangup", view.id);
+  }
+
+  callAgain(id) {
+    const { view } = this.missed.get(id) ?? this.calls[this.over] ?? {};
+    if (!view) return;
+    this.forget(view.id);
+    this.call(personOf(view, this.#options.me), view.kind);
+  }
+
+  // What this page adds to the call it is in, or is calling with; undefined when there is none.
+  get session() {
+    return this.#options.sessions.get(this.placing?.id ?? this.current?.id);
+  }
+
+  // change(media): mute, camera off, another camera, the screen, and back.
+  async withMedia(change) {
+    const { sessions, toast, onChange } = this.#options;
+    const { session } = this;
+    if (!session) return;
+    const { problem } = session.media;
+    const changed = change(session.media);
+    onChange();
+    await changed;
+    sessions.remember(session);
+    if (session.media.problem && session.media.problem !== problem) toast(problemWords(session.media.problem));
+    onChange();
+  }
+
+  // What became of the wish to add video to an audio call.
+  videoAnswered(session, answer) {
+    const view = this.calls[session.id]?.view;
+    if (view && answer !== "yes") this.#options.toast(videoWords(answer, personOf(view, this.#options.me)));
+  }
+
+  // Commands that an earlier page of this device could not bring to the server: their calls do not come back here.
+  restore(commands) {
+    for (const { cmd, call } of commands) this.#leave(cmd, call);
+  }
+
+  closeEnded() {
+    this.over = null;
+    this.#options.onChange();
+  }
+
+  // Somebody took note of this call, and so of every one before it from the same person.
+  forget(id) {
+    const { me, onChange } = this.#options;
+    const known = this.missed.get(id);
+    for (const [other, { view }] of this.missed) {
+      if (known && personOf(view, me).id === personOf(known.view, me).id) this.missed.delete(other);
+    }
+    this.dismissed.add(id);
+    if (this.over === id) this.over = null;
+    onChange();
+  }
+
+  // ── how ──
+
+  // The server put this page in a call under an id that it did not ask for: my invite met theirs and became its answer.
+  #adopt(id, kind) {
+    const { sessions } = this.#options;
+    const session = this.placing && !this.calls[this.placing.id] && sessions.get(this.placing.id);
+    if (!session) return sessions.open(id, kind);
+    sessions.rename(session, id, kind);
+    this.placing = null;
+    if (kind === "audio") session.media.setCam(false); // they asked for a voice call first
+  }
+
+  // The page was loaded again in a call, or this tab took over from another: take the call again, as it was.
+  async #resume(view) {
+    const { sessions, socket, timers, me } = this.#options;
+    const { id, kind } = view;
+    const { mic, cam } = myLeg(view, me);
+    const session = sessions.open(id, kind, sessions.remembered(id) ?? { mic, cam, video: cam ? "on" : null });
+    const reply = await socket.request("move", { call: id });
+    if (reply.ok) return;
+    if (sessions.get(id) === session) sessions.close(id);
+    this.#resting.add(id);
+    timers.setTimeout(() => this.#resting.delete(id), TRY_AGAIN_MS);
+  }
+
+  // Without a microphone a call makes little sense: say so first, and let the person decide. False: they thought better.
+  async #heardOrAgreed(session, person, wanted) {
+    while (wanted() && ["denied", "insecure"].includes(session.media.problem)) {
+      const choice = await new Promise((resolve) => {
+        this.asking = { person, problem: session.media.problem, answer: resolve };
+        this.#options.onChange();
+      });
+      this.asking = null;
+      if (choice === "cancel") return false;
+      if (choice === "without") break;
+      await session.media.open({ mic: true, cam: session.kind === "video" });
+    }
+    return wanted();
+  }
+
+  // The screen follows at once; the command stays in the outbox until the server has it.
+  async #leave(cmd, id) {
+    const { sessions, socket, outbox, toast, onChange } = this.#options;
+    this.leaving.add(id);
+    outbox.keep(cmd, id);
+    sessions.close(id);
+    onChange();
+    const reply = await socket.request(cmd, { call: id });
+    if (reply.error?.code === "closed") return; // never said: a page that comes later will
+    outbox.drop(id);
+    if (!reply.ok && !["call_ended", "not_found"].includes(reply.error.code)) {
+      this.leaving.delete(id);
+      toast(refusalWords(reply.error));
+    }
+    onChange();
+  }
+
+  #sound() {
+    const { sounds, now, me } = this.#options;
+    const loud = this.incoming.find(({ view: { id } }) => !this.answering.has(id) && !this.hushed.has(id));
+    const view = this.current;
+    if (loud) {
+      const { id } = loud.view;
+      this.#rang.add(id);
+      sounds.ring(id, (loud.ringUntil - now()) / 1000, () => this.#alert(id));
+    } else if (view?.state === "ringing" && otherLegs(view, me).some((leg) => leg.alerted)) {
+      sounds.ringBack(view.id, 120);
+    } else sounds.silence();
+    if (document.visibilityState !== "visible") return;
+    for (const { view } of this.incoming) {
+      this.#rang.add(view.id);
+      this.#alert(view.id); // a card that can be seen alerts too
+    }
+  }
+
+  // Tells the caller that somebody can notice the call here.
+  #alert(id) {
+    if (this.#alerted.has(id) || !this.calls[id]?.view.me.can.includes("ringing")) return;
+    this.#alerted.add(id);
+    this.#options.socket.request("ringing", { call: id });
+  }
+
+  // A call that is over, the first time it is seen so: its own screen when this page was in it, else a line of text.
+  #ended(view) {
+    const { id } = view;
+    const { sessions, sounds, me, say, toast } = this.#options;
+    this.#told.add(id);
+    const words = endedWords(view, me);
+    const wasHere = sessions.has(id);
+    const noticed = this.leaving.has(id) || this.#rang.has(id);
+    if (wasHere || words.missed || noticed) say(words.title);
+    if (this.placing?.id === id) this.placing = null;
+    if (words.missed) {
+      if (!this.leaving.has(id)) this.missed.set(id, { view, when: new Date() });
+    } else if (wasHere && !this.leaving.has(id)) {
+      this.over = id;
+      sounds.ended();
+    } else if (noticed) toast(endedToast(view, me));
+  }
+}

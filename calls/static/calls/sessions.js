@@ -1,0 +1,305 @@
+// What this page adds to a call it has, or is about to have: microphone, camera, and a connection to each other leg.
+// It follows the views that it is shown and decides nothing of a call.
+import { myLeg, peersOf } from "./state.js";
+
+const EARLY_SIGNALS = 200;
+const TRY_AGAIN_MS = 5_000;
+const HANDOVER_MS = 6_000; // so long a connection that is being replaced may go on
+const LOOK_MS = 100;
+const ASK_EVERY_MS = 3_000; // a note may be lost
+const ASK_FOR_MS = 30_000;
+
+export class Sessions {
+  #options;
+  #all = new Map(); // by call id
+
+  // options: me (user id), timers, socket, ice() (the servers of now), choice() (the devices preferred), Media, Peer,
+  //   now(), onChange(), onVideo(session, "yes" | "no" | "unanswered"): what became of the wish to add video
+  constructor(options) {
+    this.#options = options;
+  }
+
+  get size() {
+    return this.#all.size;
+  }
+
+  get(id) {
+    return this.#all.get(id);
+  }
+
+  has(id) {
+    return this.#all.has(id);
+  }
+
+  ids() {
+    return [...this.#all.keys()];
+  }
+
+  // Opens the devices for a call; `ready` settles when they are open, or known not to open.
+  open(id, kind, wish = {}) {
+    const known = this.#all.get(id);
+    if (known) return known;
+    const media = new this.#options.Media({
+      choice: this.#options.choice,
+      onTrack: (trackKind, track) => this.#sent(session, trackKind, track),
+    });
+    const session = {
+      id, kind, media,
+      peers: new Map(), // by user: {epoch, theirEpoch, peer, stream, screen}
+      fading: new Map(), // by user: what is shown until the new connection has media
+      early: [], opened: false, preview: null, quality: null,
+      video: wish.video ?? null, // in an audio call: null · asking · asked · on
+    };
+    this.#all.set(id, session);
+    const cam = (kind === "video" || wish.video === "on") && (wish.cam ?? true);
+    session.ready = media.open({ mic: wish.mic ?? true, cam }).then(() => {
+      session.opened = true;
+      this.remember(session);
+      this.#options.onChange();
+    });
+    return session;
+  }
+
+  close(id) {
+    const session = this.#all.get(id);
+    if (!session) return;
+    this.#all.delete(id);
+    shut(session);
+  }
+
+  // Another device of mine takes the call: sound goes on here until it has media there.
+  retire(id) {
+    const session = this.#all.get(id);
+    if (!session) return;
+    this.#all.delete(id);
+    const entry = [...session.peers.values()].find(({ peer }) => peer.link === "up");
+    if (!entry) return shut(session);
+    const sound = new Audio();
+    sound.srcObject = entry.stream;
+    sound.play().catch(() => {});
+    let ended = false;
+    const end = () => {
+      if (ended) return;
+      ended = true;
+      sound.srcObject = null;
+      shut(session);
+    };
+    entry.peer.whenLeft(end);
+    this.#options.timers.setTimeout(end, HANDOVER_MS);
+  }
+
+  closeAll() {
+    for (const id of this.ids()) this.close(id);
+  }
+
+  // The devices that were opened for one call serve another.
+  rename(session, id, kind) {
+    this.#all.delete(session.id);
+    session.id = id;
+    session.kind = kind;
+    this.#all.set(id, session);
+  }
+
+  // The server's newest view of a call that this page has.
+  follow(session, view) {
+    session.theirCam = view.legs.some((leg) => leg.user !== this.#options.me && leg.cam);
+    this.#connect(session, view); // camera and microphone follow when they are open: nothing waits for them
+    if (session.opened) this.#tellMedia(session, view);
+  }
+
+  // Mail may come before the view that says whom it is from; what is for another epoch the peer itself ignores.
+  mail(frame) {
+    const session = this.#all.get(frame.call);
+    if (!session) return;
+    const entry = session.peers.get(frame.from.user);
+    if (entry && entry.theirEpoch >= frame.from.epoch) entry.peer.accept(frame.body);
+    else if (session.early.length < EARLY_SIGNALS) session.early.push(frame);
+  }
+
+  // Signals can pass again after they could not.
+  repeat() {
+    for (const peer of this.#peers()) peer.repeat();
+  }
+
+  // The network under us changed.
+  restart() {
+    for (const peer of this.#peers()) peer.restart();
+  }
+
+  async measure() {
+    for (const session of this.#all.values()) {
+      for (const { peer } of session.peers.values()) session.quality = (await peer.quality().catch(() => null)) ?? session.quality;
+    }
+    this.#options.onChange();
+  }
+
+  // What is to be seen and heard of a person now: {stream, screen}, or undefined.
+  shown(session, user) {
+    return session.fading.get(user) ?? session.peers.get(user);
+  }
+
+  // Asks the other side to add video to an audio call; asks again until there is an answer.
+  async askForVideo(session) {
+    if (session.video) return;
+    const until = this.#options.now() + ASK_FOR_MS;
+    session.video = "asking";
+    const again = () => {
+      if (session.video !== "asking" || !this.#all.has(session.id)) return;
+      if (this.#options.now() > until) return this.#answered(session, "unanswered");
+      this.#note(session, { video: "ask" });
+      this.#options.timers.setTimeout(again, ASK_EVERY_MS);
+    };
+    again();
+    this.#options.onChange();
+  }
+
+  // The person agreed to video, or did not.
+  async answerVideo(session, yes) {
+    if (session.video !== "asked") return;
+    this.#note(session, { video: yes ? "yes" : "no" });
+    session.video = yes ? "on" : null;
+    this.#options.onChange();
+    if (yes) await session.media.setCam(true);
+    this.remember(session);
+    this.#options.onChange();
+  }
+
+  // Another microphone or camera was chosen ("audio" or "video").
+  async changeGear(kind) {
+    for (const session of this.#all.values()) await session.media.change(kind);
+    this.#options.onChange();
+  }
+
+  // A page that is loaded again in a call comes back as it was: muted people stay muted.
+  remembered(id) {
+    try {
+      return JSON.parse(sessionStorage.getItem(`calls.media.${id}`));
+    } catch {
+      return null;
+    }
+  }
+
+  remember({ id, media, video }) {
+    try {
+      const kept = { mic: media.mic, cam: media.cam, video: video === "on" ? "on" : null };
+      sessionStorage.setItem(`calls.media.${id}`, JSON.stringify(kept));
+    } catch {
+      // storage is forbidden: a reload starts unmuted
+    }
+  }
+
+  *#peers() {
+    for (const session of this.#all.values()) for (const { peer } of session.peers.values()) yield peer;
+  }
+
+  #sent(session, kind, track) {
+    for (const { peer } of session.peers.values()) peer.setTrack(kind, track);
+    if (kind === "video") {
+      session.preview = track && new MediaStream([track]);
+      this.#note(session, { screen: session.media.screen });
+    }
+    this.#options.onChange();
+  }
+
+  #note(session, note) {
+    for (const { peer } of session.peers.values()) peer.note(note);
+  }
+
+  // What the other page says besides: {screen} · {video: "ask" | "yes" | "no"}
+  #noted(session, entry, note) {
+    if (typeof note.screen === "boolean") entry.screen = note.screen;
+    if (note.video === "ask") {
+      if (session.video === "asking") this.#answered(session, "yes"); // both asked at once
+      if (session.video === "on") this.#note(session, { video: "yes" });
+      else session.video = "asked";
+    }
+    if (session.video === "asking" && ["yes", "no"].includes(note.video)) this.#answered(session, note.video);
+    this.#options.onChange();
+  }
+
+  async #answered(session, answer) {
+    session.video = answer === "yes" ? "on" : null;
+    this.#options.onVideo(session, answer);
+    if (answer === "yes") await session.media.setCam(true);
+    this.remember(session);
+    this.#options.onChange();
+  }
+
+  #connect(session, view) {
+    const wanted = peersOf(view, this.#options.me);
+    for (const [user, entry] of session.peers) {
+      if (wanted.some((one) => one.user === user && one.epoch === entry.epoch && one.theirEpoch === entry.theirEpoch)) continue;
+      session.peers.delete(user);
+      const legs = wanted.filter((one) => one.user === user);
+      if (legs.length && entry.peer.link === "up" && !session.fading.has(user)) this.#fade(session, user, entry);
+      else entry.peer.close();
+    }
+    for (const one of wanted) {
+      if (!session.peers.has(one.user)) this.#meet(session, view, one);
+    }
+  }
+
+  // The other side moved to another device, or loaded its page again: what there is stays until what comes has media.
+  #fade(session, user, entry) {
+    const { now, timers, onChange } = this.#options;
+    const until = now() + HANDOVER_MS;
+    session.fading.set(user, entry);
+    const look = async () => {
+      if (session.fading.get(user) !== entry) return;
+      const next = session.peers.get(user);
+      const ready = next && (await next.peer.flowing(session.theirCam));
+      if (!ready && now() < until && this.#all.get(session.id) === session) return timers.setTimeout(look, LOOK_MS);
+      session.fading.delete(user);
+      entry.peer.close();
+      onChange();
+    };
+    look();
+  }
+
+  #meet(session, view, { user, epoch, theirEpoch, polite }) {
+    const { timers, socket, ice, Peer, onChange } = this.#options;
+    const entry = { epoch, theirEpoch, stream: new MediaStream(), screen: false };
+    entry.peer = new Peer({
+      epoch,
+      theirEpoch,
+      polite,
+      ice: ice(),
+      timers,
+      kinds: ["audio", "video"], // of an audio call too: video can be added without negotiating
+      tracks: session.media.tracks,
+      send: (body) => socket.tell("signal", { call: session.id, to: user, body }),
+      onChange: () => {
+        for (const track of Object.values(entry.peer.received)) {
+          const there = track && (track.kind === "audio" || !track.muted); // a picture counts when there is one
+          if (there && !entry.stream.getTracks().includes(track)) entry.stream.addTrack(track);
+        }
+        onChange();
+      },
+      onNote: (note) => this.#noted(session, entry, note),
+    });
+    session.peers.set(user, entry);
+    if (session.media.screen) entry.peer.note({ screen: true });
+    const early = session.early;
+    session.early = [];
+    for (const frame of early) this.mail(frame);
+  }
+
+  // The others are told what is muted, until the server's view says the same.
+  #tellMedia(session, view) {
+    const { me, socket, timers } = this.#options;
+    const leg = myLeg(view, me);
+    const mic = session.media.sendsAudio;
+    const cam = session.media.sendsVideo;
+    if (!view.me.can.includes("media") || (leg.mic === mic && leg.cam === cam) || session.telling) return;
+    session.telling = true;
+    socket.request("media", { call: session.id, mic, cam }).then((reply) => {
+      timers.setTimeout(() => (session.telling = false), reply.ok ? 0 : TRY_AGAIN_MS);
+    });
+  }
+}
+
+function shut(session) {
+  for (const { peer } of [...session.peers.values(), ...session.fading.values()]) peer.close();
+  session.fading.clear();
+  session.media.close();
+}

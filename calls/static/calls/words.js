@@ -1,0 +1,317 @@
+// Every word that the scripts say to people. What stands in the page itself is in its templates.
+// Each text goes through `gettext` where the page has one (Django's catalogue), so `makemessages` finds it here.
+
+const gettext = globalThis.gettext ?? ((text) => text);
+const ngettext = globalThis.ngettext ?? ((one, many, count) => (count === 1 ? one : many));
+
+// "{name} is calling" with {name: "Bob"}
+function put(text, values) {
+  return text.replace(/\{(\w+)\}/g, (whole, name) => values[name] ?? whole);
+}
+
+export function clock(seconds) {
+  const s = Math.max(0, Math.floor(seconds));
+  const two = (n) => String(n).padStart(2, "0");
+  const minutes = Math.floor(s / 60) % 60;
+  return s < 3600 ? `${minutes}:${two(s % 60)}` : `${Math.floor(s / 3600)}:${two(minutes)}:${two(s % 60)}`;
+}
+
+// How an ended call is told to this user: {title, detail, missed}.
+export function endedWords(view, user) {
+  const mine = view.legs.find((leg) => leg.user === user);
+  const name = view.legs.find((leg) => leg.user !== user)?.name ?? "";
+  if (mine.dir === "in" && ["missed", "cancelled", "busy", "unreachable"].includes(mine.state)) {
+    const detail = mine.state === "busy" ? gettext("You were on another call.") : "";
+    return { title: put(gettext("Missed call from {name}"), { name }), detail, missed: true };
+  }
+  const length = view.secs ? put(gettext("The call took {time}."), { time: clock(view.secs) }) : "";
+  const declined = mine.dir === "in" ? gettext("You declined {name}’s call") : gettext("{name} declined the call");
+  const words = {
+    completed: [gettext("Call ended"), length],
+    cancelled: [gettext("Call cancelled"), ""],
+    rejected: [declined, ""],
+    no_answer: [gettext("{name} did not answer"), gettext("Try again in a little while.")],
+    unreachable: [gettext("{name} could not be reached"), gettext("None of their devices is connected.")],
+    busy: [gettext("{name} is on another call"), gettext("Try again in a little while.")],
+    lost: [gettext("The call was lost"), gettext("One side’s connection did not come back.")],
+    operator: [gettext("Ended by the operator"), length],
+    expired: [gettext("Call ended"), gettext("It reached the longest time a call may take.")],
+  };
+  const [title, detail] = words[view.reason] ?? [gettext("Call ended"), length];
+  return { title: put(title, { name }), detail, missed: false };
+}
+
+// A refusal, as a sentence that says what to do.
+export function refusalWords(error, name = gettext("This person")) {
+  const { code, active, device } = error ?? {};
+  const words = {
+    not_found: put(gettext("{name} cannot be called, or the call is over."), { name }),
+    not_allowed: gettext("That is not possible in this call now."),
+    limit_reached: active
+      ? put(
+          ngettext(
+            "You already have {active} outgoing call, and no more are allowed. Hang up first.",
+            "You already have {active} outgoing calls, and no more are allowed. Hang up first.",
+            active,
+          ),
+          { active },
+        )
+      : gettext("The operator does not allow you to place calls."),
+    answered_elsewhere: put(gettext("Answered on {device}."), { device: device ?? gettext("another device") }),
+    call_ended: gettext("The call is already over."),
+    in_call: gettext("This device is in another call. Hang up there first."),
+    full: gettext("This call is full."),
+    multi_device_off: gettext("The operator has not allowed ringing several devices for you. Ask them to switch it on."),
+    conflict: gettext("Something went wrong with this call. Call again."),
+    expired: gettext("You were offline too long for this call. Try again."),
+    rate_limited: gettext("That was too quick. Wait a moment, then try again."),
+    unavailable: gettext("The server could not do that just now. Try again in a moment."),
+    bad_frame: gettext("The server did not understand this page. Load it again."),
+    closed: gettext("The connection was closed. Load the page again."),
+  };
+  return words[code] ?? gettext("That did not work. Try again.");
+}
+
+// What is missing of microphone and camera, and what to do about it.
+export function problemWords(problem) {
+  const words = {
+    insecure: gettext("Your browser allows microphone and camera only on a secure (https) page. You can listen and watch."),
+    denied: gettext("Your microphone is blocked. Allow it beside the address bar; until then you can only listen."),
+    no_microphone: gettext("No microphone was found. Plug one in; until then you can only listen."),
+    microphone_in_use: gettext("Another program is using the microphone. Close it, then unmute."),
+    camera_denied: gettext("Your camera is blocked. Allow it beside the address bar to be seen."),
+    no_camera: gettext("No camera was found, so you are not seen."),
+    camera_in_use: gettext("Another program is using the camera. Close it, then switch the camera on."),
+  };
+  return words[problem] ?? "";
+}
+
+// Before a call: {title, detail}.
+export function permissionWords(problem, name) {
+  if (problem === "insecure") {
+    return {
+      title: gettext("This page is not secure"),
+      detail: put(gettext("Browsers allow the microphone only on https pages. You can go on and only listen to {name}."), { name }),
+    };
+  }
+  const detail = gettext(
+    "To speak with {name}, allow the microphone: click the sign beside the address bar, choose “Allow”, then try again.",
+  );
+  return { title: gettext("Your microphone is blocked"), detail: put(detail, { name }) };
+}
+
+// Why this page has no calls: {title, detail}.
+export function gateWords(gate) {
+  const words = {
+    device_in_use: [
+      gettext("Calls are open in another tab"),
+      gettext("Each device has one live page. Use it here, and the other tab stops."),
+    ],
+    replaced: [
+      gettext("Calls moved to another tab"),
+      gettext("Another tab of this device took over. You can take it back."),
+    ],
+    signed_out: [gettext("You are signed out"), gettext("Sign in again to make and receive calls on this device.")],
+    unsupported: [
+      gettext("This browser cannot make calls"),
+      gettext("WebRTC is missing or switched off. Use a current Firefox, Chrome, Edge or Safari, or switch WebRTC on."),
+    ],
+    refused: [gettext("This page cannot connect"), gettext("The server did not accept it. Load the page again.")],
+  };
+  const [title, detail] = words[gate];
+  return { title, detail };
+}
+
+export function linkWords({ online, welcomed }) {
+  if (online) return gettext("Online");
+  return welcomed ? gettext("Reconnecting…") : gettext("Connecting…");
+}
+
+export function bannerWords(trouble, inCall) {
+  if (trouble === "flooding") {
+    return gettext("The server asked this page to slow down. It is tried again in half a minute.");
+  }
+  if (trouble === "protocol") return gettext("The server does not understand this page. Load it again.");
+  return inCall
+    ? gettext("Reconnecting to the server… Your call goes on.")
+    : gettext("Reconnecting to the server… You cannot be called until it is back.");
+}
+
+export function multiWords({ multi_device: on, may_switch: mine }) {
+  const state = on
+    ? gettext("Every device that you are signed in on rings.")
+    : gettext("Only the device you signed in on last rings.");
+  return mine ? state : `${state} ${gettext("Your operator decides about this.")}`;
+}
+
+export function peopleWords({ state, query }) {
+  if (state === "failed") return gettext("The list of people cannot be loaded now. It will be tried again.");
+  if (state === "loading") return gettext("Loading…");
+  return query ? put(gettext("Nobody is called “{query}”."), { query }) : gettext("There is nobody else here yet.");
+}
+
+// `online` undefined: the server was not asked about this person.
+export function presenceWords(online) {
+  if (online === undefined) return "";
+  return online ? gettext("Online") : gettext("Offline");
+}
+
+export function groupWords(group) {
+  return { favourites: gettext("Favourites"), recent: gettext("Recent"), others: gettext("Everybody") }[group];
+}
+
+export function favouriteWords(name) {
+  return put(gettext("Favourite: {name}"), { name });
+}
+
+// What a button that places a call says: "Video call Bob".
+export function callWords(kind, name) {
+  return put(kind === "video" ? gettext("Video call {name}") : gettext("Call {name}"), { name });
+}
+
+// {what, answer, label}: the line under the name, the button, and the card's name.
+export function incomingWords({ person, kind, answering, inCall, hushed }) {
+  const calling = kind === "video" ? gettext("Incoming video call") : gettext("Incoming call");
+  const words = hushed ? `${calling} · ${gettext("silenced here")}` : calling;
+  return {
+    what: answering ? gettext("Connecting…") : words,
+    answer: inCall ? gettext("Hang up & answer") : gettext("Answer"),
+    label: put(gettext("{name} is calling"), person),
+  };
+}
+
+// A notification of a ringing call: {title, body, actions}.
+export function notificationWords({ person, kind }) {
+  return {
+    title: put(gettext("{name} is calling"), person),
+    body: kind === "video" ? gettext("Incoming video call") : gettext("Incoming call"),
+    actions: { answer: gettext("Answer"), reject: gettext("Decline") },
+  };
+}
+
+// {state, hint}
+export function outgoingWords({ person, kind, phase, offline }) {
+  const state = {
+    starting: kind === "video" ? gettext("Starting your camera…") : gettext("Starting your microphone…"),
+    calling: gettext("Calling…"),
+    ringing: gettext("Ringing…"),
+    not_reached: gettext("Not reached yet…"),
+  }[phase];
+  const waiting =
+    phase === "not_reached" ? gettext("No device of {name} rings yet. It is tried for a while longer.") : "";
+  const away = phase === "ringing" ? gettext("It rings on {name}’s devices.") : waiting;
+  const hint = phase !== "ringing" && offline ? gettext("{name} is offline at the moment.") : away;
+  return { state, hint: put(hint, person) };
+}
+
+const QUALITY = {
+  good: "",
+  slow: gettext("· Long delay"),
+  unsteady: gettext("· Unsteady connection"),
+  weak: gettext("· Weak connection: sound and picture may break up"),
+};
+
+// {state, quality, muted, sharing, waiting, asked, trouble, problem}
+export function inCallWords({ person, video, link, online, theirMic, theirCam, theirScreen, quality, asking, asked, media }) {
+  const away = !online ? gettext("{name} is reconnecting…") : link === "down" ? gettext("Reconnecting…") : "";
+  const unseen = video && !theirCam ? gettext("Camera is off") : "";
+  const shared = theirScreen ? gettext("{name} shares the screen") : "";
+  return {
+    state: link === "connecting" ? gettext("Connecting…") : unseen,
+    quality: away ? "" : QUALITY[quality],
+    muted: theirMic ? "" : put(gettext("{name} is muted"), person),
+    sharing: media.screen ? gettext("You share your screen") : put(shared, person),
+    waiting: asking ? put(gettext("Asking {name} to add video…"), person) : "",
+    asked: asked ? put(gettext("{name} would like to add video to this call."), person) : "",
+    trouble: put(away, person),
+    problem: problemWords(media.problem),
+  };
+}
+
+// The other side did not agree to add video.
+export function videoWords(answer, person) {
+  const words =
+    answer === "no" ? gettext("{name} would rather go on without video.") : gettext("{name} did not answer the wish for video.");
+  return put(words, person);
+}
+
+// {share, full}: what the buttons of a call do next.
+export function stageWords({ sharing, full }) {
+  return {
+    share: sharing ? gettext("Stop sharing") : gettext("Share screen"),
+    full: full ? gettext("Leave full screen") : gettext("Full screen"),
+  };
+}
+
+// The dialog of microphone, camera and speaker.
+export function gearWords({ kind, name, n }) {
+  if (name) return name;
+  const words = { mic: gettext("Microphone {n}"), cam: gettext("Camera {n}"), speaker: gettext("Speaker {n}") };
+  return put(words[kind], { n });
+}
+
+export function gearDefault() {
+  return gettext("As the system chooses");
+}
+
+export function darkWords() {
+  return gettext("No picture");
+}
+
+// The words on a button say what it does, so its state needs no other telling.
+export function mediaWords(media) {
+  return {
+    mic: media?.mic ? gettext("Mute") : gettext("Unmute"),
+    cam: media?.cam ? gettext("Camera off") : gettext("Camera on"),
+  };
+}
+
+// A call of mine on another device: {title, detail}.
+export function elsewhereWords({ person, kind, device, answered, started }) {
+  const place = { device: device ?? gettext("another device") };
+  const title = answered
+    ? gettext("Answered on {device}")
+    : started
+      ? gettext("In a call on {device}")
+      : gettext("Calling on {device}");
+  const detail = kind === "video" ? gettext("Video call with {name}") : gettext("Call with {name}");
+  return { title: put(title, place), detail: put(detail, person) };
+}
+
+// Calls of one person that were missed: {title, detail}.
+export function missedWords({ view, user, person, times, when }) {
+  const { title, detail } = endedWords(view, user);
+  const several = ngettext("{times} missed call from {name}", "{times} missed calls from {name}", times);
+  const time = when.toLocaleTimeString([], { hour: "numeric", minute: "2-digit" });
+  const what = view.kind === "video" ? gettext("Video call at {time}.") : gettext("Call at {time}.");
+  return {
+    title: times > 1 ? put(several, { times, name: person.name }) : title,
+    detail: `${put(what, { time })} ${detail}`,
+  };
+}
+
+export function endedToast(view, user) {
+  const { title } = endedWords(view, user);
+  return view.secs ? `${title} · ${clock(view.secs)}` : title;
+}
+
+// For people who cannot see the screen: what interrupts, and what waits its turn.
+export function spoken(ringing, stage) {
+  const first = ringing[0];
+  const now = first
+    ? put(first.kind === "video" ? gettext("{name} is calling. Video call.") : gettext("{name} is calling."), first.person)
+    : "";
+  const asked = stage?.asked ? put(gettext("{name} would like to add video to this call."), stage.person) : "";
+  let later = null;
+  if (stage?.screen === "in_call" && stage.link === "up") later = gettext("In a call with {name}");
+  if (stage?.screen === "outgoing") later = stage.phase === "ringing" ? gettext("Ringing {name}") : gettext("Calling {name}");
+  return { now: now || asked, later: later && put(later, stage.person) };
+}
+
+// The tab's title.
+export function titleWords({ ringing, flash, stage, missed }) {
+  if (flash && ringing[0]) return put(gettext("☎ {name} is calling"), ringing[0].person);
+  const calls = gettext("Calls");
+  if (stage?.screen === "in_call") return `${stage.person.name} · ${calls}`;
+  return missed ? `(${missed}) ${calls}` : calls;
+}

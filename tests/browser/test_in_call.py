@@ -1,0 +1,167 @@
+"""What can be done in a call besides hanging up: video by consent, other devices, the screen, one's own picture."""
+
+from playwright.sync_api import expect
+
+from tests.browser.person import PATIENCE_S
+
+SENT = """async () => {
+  const pc = window.connections.findLast((one) => one.connectionState === "connected");
+  return pc.getSenders().find((one) => one.track?.kind === "video")?.track.label ?? null;
+}"""
+
+
+def in_a_call(caller, callee, kind="video"):
+    caller.calls(callee.name, kind)
+    callee.rings().answers()
+    caller.has_media(kind == "video")
+    callee.has_media(kind == "video")
+
+
+def test_video_is_added_to_a_voice_call_when_both_want_it(alice, bob):
+    in_a_call(alice, bob, "audio")
+    alice.presses("add-video")
+    ask = bob.page.get_by_role("alertdialog", name="Alice would like to add video to this call.")
+    expect(ask).to_be_focused()
+    expect(bob.page.locator("#said-now")).to_have_text("Alice would like to add video to this call.")
+    expect(alice.page.get_by_text("Asking Bob to add video…")).to_be_visible()
+    assert alice.page.evaluate(SENT) is None  # nobody is shown before the other agreed
+    ask.get_by_role("button", name="Not now").click()
+    expect(alice.toasts).to_contain_text("Bob would rather go on without video.")
+    expect(alice.page.locator(".self")).to_be_hidden()
+
+    bob.presses("add-video")
+    alice.presses("agree-video")
+    alice.has_media()
+    bob.has_media()
+    assert alice.page.evaluate("window.connections.length") == 1  # nothing was negotiated anew
+    bob.page.reload()
+    bob.has_media()
+    alice.has_media()
+    bob.presses("cam")
+    expect(alice.state).to_have_text("Camera is off")
+
+
+def test_the_screen_is_shared_and_the_camera_comes_back(alice, bob):
+    in_a_call(alice, bob)
+    camera = alice.page.evaluate(SENT)
+    alice.presses("share")
+    expect(bob.page.get_by_text("Alice shares the screen")).to_be_visible()
+    expect(alice.page.get_by_text("You share your screen")).to_be_visible()
+    assert alice.page.evaluate(SENT) != camera
+    bob.has_media()
+    alice.presses("share")
+    expect(bob.page.get_by_text("Alice shares the screen")).to_be_hidden()
+    assert alice.page.evaluate(SENT) == camera
+    bob.has_media()
+
+
+def test_another_camera_and_microphone_are_chosen_in_the_call_and_remembered(alice, bob):
+    in_a_call(alice, bob)
+    first = alice.page.evaluate(SENT)
+    alice.presses("more")
+    expect(alice.page.get_by_role("button", name="Switch camera")).to_be_focused()
+    alice.page.keyboard.press("Escape")
+    expect(alice.page.locator("#more-menu")).to_be_hidden()
+    expect(alice.page.get_by_role("button", name="More")).to_be_focused()
+    alice.presses("more")
+    alice.presses("flip")
+    another = f"async (old) => ![null, old].includes(await ({SENT})())"
+    alice.waits_for(another, first)
+    depth = alice.page.evaluate(SENT)  # the fake browser's second camera sees only depth, which no call can show
+    alice.presses("more")
+    alice.presses("flip")
+    alice.waits_for(another, depth)
+    assert alice.page.evaluate(SENT) != first
+    bob.has_media()
+
+    alice.presses("more")
+    alice.page.get_by_role("button", name="Sound and picture…").click()
+    dialog = alice.page.get_by_role("dialog", name="Sound and picture")
+    expect(dialog.get_by_label("Camera")).not_to_have_value("")
+    dialog.get_by_label("Microphone", exact=True).select_option(index=2)
+    dialog.get_by_role("button", name="Done").click()
+    second = alice.page.evaluate(SENT)
+    chosen = alice.page.evaluate("JSON.parse(localStorage.getItem('calls.gear'))")
+    assert chosen["cam"] and chosen["mic"]
+    alice.has_media()
+    bob.has_media()
+    alice.page.reload()
+    alice.has_media()
+    assert alice.page.evaluate(SENT) == second
+
+
+def test_before_a_call_one_can_see_and_hear_oneself(alice):
+    alice.presses("gear")
+    dialog = alice.page.get_by_role("dialog", name="Sound and picture")
+    alice.waits_for("document.querySelector('[data-stream=mirror]').videoWidth > 0")
+    heard = "Number(document.getElementById('level').getAttribute('aria-valuenow')) > 5"
+    alice.waits_for(heard)  # the fake microphone beeps
+    dialog.get_by_role("button", name="Test the ring").click()
+    camera = dialog.get_by_label("Camera")
+    camera.select_option(index=2)
+    alice.waits_for("document.querySelector('[data-stream=mirror]').videoWidth > 0")
+    alice.page.keyboard.press("Escape")
+    expect(dialog).to_be_hidden()
+    assert alice.page.evaluate("document.querySelector('[data-stream=mirror]').srcObject?.active ?? false") is False
+    expect(alice.page.get_by_role("button", name="Check sound and picture")).to_be_focused()
+
+
+def test_a_call_that_comes_in_closes_the_dialog_over_it(alice, bob):
+    bob.presses("gear")
+    expect(bob.page.get_by_role("dialog")).to_be_visible()
+    alice.calls("bob", "audio")
+    bob.rings().answers()
+    alice.has_media(video=False)
+    expect(bob.page.locator("#gear")).to_be_hidden()
+
+
+def test_ones_own_picture_goes_where_it_is_wanted_and_the_call_fills_the_screen(alice, bob):
+    in_a_call(alice, bob)
+    own = alice.page.get_by_role("button", name="Your own picture")
+    before = own.bounding_box()
+    own.focus()
+    alice.page.keyboard.press("ArrowLeft")
+    alice.page.keyboard.press("ArrowUp")
+    expect(own).to_have_attribute("data-corner", "top-start")
+    middle = own.bounding_box()
+    assert middle["x"] < before["x"] and middle["y"] < before["y"]
+    alice.page.mouse.move(middle["x"] + 20, middle["y"] + 20)
+    alice.page.mouse.down()
+    alice.page.mouse.move(before["x"] + 20, before["y"] + 20, steps=4)
+    alice.page.mouse.up()
+    expect(own).to_have_attribute("data-corner", "bottom-end")
+    alice.presses("more")
+    alice.presses("full")
+    alice.waits_for("document.fullscreenElement !== null")
+    alice.presses("more")
+    alice.page.get_by_role("button", name="Leave full screen").click()
+    alice.waits_for("document.fullscreenElement === null")
+
+
+def test_favourites_and_recent_calls_come_first_in_this_browser(alice, bob):
+    names = alice.page.locator("#people .person strong")
+    alice.page.get_by_role("button", name="Favourite: Dave").click()
+    expect(alice.page.get_by_role("heading", name="Favourites")).to_be_visible()
+    expect(names.first).to_have_text("Dave")
+    alice.calls("bob", "audio")
+    bob.rings().declines()
+    alice.sees("ended")
+    alice.presses("close")
+    expect(alice.page.get_by_role("heading", name="Recent")).to_be_visible()
+    expect(names.nth(1)).to_have_text("Bob")
+    alice.page.reload()
+    expect(names.first).to_have_text("Dave", timeout=PATIENCE_S * 1000)
+    alice.page.get_by_role("button", name="Favourite: Dave").click()
+    expect(alice.page.get_by_role("heading", name="Favourites")).to_be_hidden()
+
+
+def test_a_browser_without_webrtc_is_told_what_to_do(sign_in, site, chromium):
+    context = chromium.new_context()
+    context.add_init_script("delete window.RTCPeerConnection")
+    page = context.new_page()
+    page.goto(f"{site.url}/accounts/login/")
+    page.get_by_label("User name").fill("dave")
+    page.get_by_label("Password").fill("a-password-for-browser-tests")
+    page.get_by_role("button", name="Sign in").click()
+    expect(page.get_by_role("alertdialog")).to_contain_text("This browser cannot make calls")
+    context.close()

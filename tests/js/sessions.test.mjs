@@ -1,0 +1,179 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+
+import { Sessions } from "../../calls/static/calls/sessions.js";
+import { Clock } from "./fakes.mjs";
+
+globalThis.MediaStream ??= class {
+  getTracks() {
+    return [];
+  }
+};
+
+class FakeMedia {
+  mic = true;
+  cam = false;
+  screen = false;
+  problem = null;
+  tracks = { audio: { kind: "audio" }, video: null };
+  closed = false;
+  async open({ mic, cam }) {
+    Object.assign(this, { mic, cam });
+  }
+  async setCam(on) {
+    this.cam = on;
+  }
+  close() {
+    this.closed = true;
+  }
+  get sendsAudio() {
+    return this.mic;
+  }
+  get sendsVideo() {
+    return this.cam;
+  }
+}
+
+class FakePeer {
+  link = "up";
+  has = false;
+  closed = false;
+  notes = [];
+  received = {};
+  constructor(options) {
+    this.options = options;
+  }
+  async flowing() {
+    return this.has;
+  }
+  note(note) {
+    this.notes.push(note);
+  }
+  close() {
+    this.closed = true;
+  }
+}
+
+const leg = (user, dir, epoch, cam = false) => ({ user, name: user, dir, state: "joined", epoch, mic: true, cam, online: true });
+
+function view(theirEpoch, { cam = false } = {}) {
+  return {
+    id: "c1", v: theirEpoch, kind: "audio", state: "active", me: { state: "joined", here: true, can: ["media", "signal"] },
+    legs: [leg("me", "out", 1), leg("bob", "in", theirEpoch, cam)],
+  };
+}
+
+async function inCall() {
+  const clock = new Clock();
+  const peers = [];
+  const said = [];
+  const sessions = new Sessions({
+    me: "me", timers: clock, now: () => clock.now, ice: () => [], choice: () => ({}), Media: FakeMedia,
+    Peer: class extends FakePeer {
+      constructor(options) {
+        super(options);
+        peers.push(this);
+      }
+    },
+    socket: { tell: () => true, request: async () => ({ ok: true }) },
+    onChange() {}, onVideo: (_, answer) => said.push(answer),
+  });
+  const session = sessions.open("c1", "audio");
+  await session.ready;
+  sessions.follow(session, view(1));
+  return { clock, peers, said, sessions, session };
+}
+
+test("the connection does not wait for the camera", async () => {
+  const { sessions, peers } = await inCall();
+  const opening = sessions.open("c2", "video");
+  assert.equal(opening.opened, false);
+  sessions.follow(opening, { ...view(1), id: "c2" });
+  assert.equal(peers.length, 2);
+});
+
+test("when the other side moves, what there is stays until what comes has media", async () => {
+  const { clock, peers, sessions, session } = await inCall();
+  sessions.follow(session, view(2));
+  await clock.pass(500);
+  assert.equal(peers[0].closed, false);
+  assert.equal(sessions.shown(session, "bob").peer, peers[0]);
+  peers[1].has = true;
+  await clock.pass(200);
+  assert.equal(peers[0].closed, true);
+  assert.equal(sessions.shown(session, "bob").peer, peers[1]);
+});
+
+test("a connection that is being replaced does not stay for ever", async () => {
+  const { clock, peers, sessions, session } = await inCall();
+  sessions.follow(session, view(2));
+  await clock.pass(7000);
+  assert.equal(peers[0].closed, true);
+  assert.equal(clock.pending, 0);
+});
+
+test("one that was down already is not kept", async () => {
+  const { peers, sessions, session } = await inCall();
+  peers[0].link = "down";
+  sessions.follow(session, view(2));
+  assert.equal(peers[0].closed, true);
+});
+
+test("hanging up in the middle of it closes both", async () => {
+  const { clock, peers, sessions, session } = await inCall();
+  sessions.follow(session, view(2));
+  sessions.close("c1");
+  assert.deepEqual(peers.map((one) => one.closed), [true, true]);
+  await clock.pass(10_000);
+  assert.equal(clock.pending, 0);
+});
+
+test("video is added when the other side agrees, and the wish is repeated until then", async () => {
+  const { clock, peers, said, sessions, session } = await inCall();
+  sessions.askForVideo(session);
+  await clock.pass(6500);
+  assert.deepEqual(peers[0].notes, [{ video: "ask" }, { video: "ask" }, { video: "ask" }]);
+  assert.equal(session.media.cam, false);
+  peers[0].options.onNote({ video: "yes" });
+  await clock.pass(0);
+  assert.deepEqual([session.video, session.media.cam, said], ["on", true, ["yes"]]);
+  await clock.pass(60_000);
+  assert.equal(peers[0].notes.length, 3);
+});
+
+test("a wish for video that is declined, or not answered, changes nothing", async () => {
+  for (const [answer, expected] of [["no", "no"], [null, "unanswered"]]) {
+    const { clock, peers, said, sessions, session } = await inCall();
+    sessions.askForVideo(session);
+    if (answer) peers[0].options.onNote({ video: answer });
+    await clock.pass(40_000);
+    assert.deepEqual([session.video, session.media.cam, said], [null, false, [expected]]);
+  }
+});
+
+test("nobody's camera goes on before they agreed", async () => {
+  const { clock, peers, sessions, session } = await inCall();
+  peers[0].options.onNote({ video: "yes" }); // to a question that nobody asked
+  peers[0].options.onNote({ video: "ask" });
+  await clock.pass(0);
+  assert.deepEqual([session.video, session.media.cam], ["asked", false]);
+  await sessions.answerVideo(session, true);
+  assert.deepEqual([session.video, session.media.cam], ["on", true]);
+  assert.deepEqual(peers[0].notes, [{ video: "yes" }]);
+});
+
+test("both asked at once: both agreed", async () => {
+  const { clock, peers, sessions, session } = await inCall();
+  sessions.askForVideo(session);
+  peers[0].options.onNote({ video: "ask" });
+  await clock.pass(0);
+  assert.equal(session.video, "on");
+  assert.deepEqual(peers[0].notes.at(-1), { video: "yes" });
+});
+
+test("a screen is announced to those who come later, too", async () => {
+  const { peers, sessions, session } = await inCall();
+  session.media.screen = true;
+  sessions.follow(session, view(2));
+  assert.deepEqual(peers[1].notes, [{ screen: true }]);
+});
