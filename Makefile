@@ -35,6 +35,7 @@ define START
 set -e
 $(PY) manage.py migrate --noinput --verbosity 0
 case "$$DEBUG" in on|true|yes|1) ;; *) $(PY) manage.py collectstatic --noinput --verbosity 0 ;; esac
+$(PY) manage.py roles
 $(PY) manage.py demo || echo "Going on without demo users."
 exec $(PY) manage.py serve
 endef

@@ -38,6 +38,9 @@ def arguments() -> argparse.ArgumentParser:
     stored = commands.add_parser("history", help="make ended calls, or --live ones, in the database of DATABASE_URL")
     stored.add_argument("number", type=int)
     stored.add_argument("--live", action="store_true")
+    pages = commands.add_parser("panel", help="how long the operator's pages take on a large site")
+    pages.add_argument("--users", type=int, default=100_000)
+    pages.add_argument("--calls", type=int, default=1_000_000)
     return parser
 
 
@@ -52,6 +55,10 @@ def main() -> int:
             from benchmarks import history
 
             (history.add_live if options.live else history.add_ended)(os.environ["DATABASE_URL"], options.number)
+        case "panel":
+            from benchmarks import panel
+
+            return 0 if panel.run(options.users, options.calls) else 1
         case "serve":
             serve(options)
         case "run":

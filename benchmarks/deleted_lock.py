@@ -29,7 +29,7 @@ LOCKS = {  # where each is taken
     "call_lock": [("calls/hot.py", 'ORDER BY id FOR NO KEY UPDATE{" SKIP LOCKED" if skip_locked else ""}')],
     "line_lock": [
         ("calls/hot.py", 'ORDER BY user_id FOR NO KEY UPDATE{" SKIP LOCKED" if skip_locked else ""}'),
-        ("devices/models.py", ".select_for_update(no_key=True, skip_locked=skip_locked)"),
+        ("devices/models.py", '.select_for_update(no_key=True, skip_locked=skip_locked, of=("self",))'),
     ],
     "device_lock": [("devices/presence.py", ".select_for_update(no_key=True)")],
 }

@@ -16,15 +16,15 @@ BATCH = 200_000
 # Sorted by id within a batch, so that neighbours in the indexes are written together; and sorted outside, because
 # PostgreSQL takes equal volatile columns of a sorted query for one (all random ids of a call would be the same).
 WHO = """
-with people as (select array_agg(id order by id) as ids, array_agg(username order by id) as names
-                from auth_user where username ~ %(who)s)
+with people as (select row_number() over (order by id) - 1 as n, id, username from auth_user where username ~ %(who)s),
+     size as (select count(*) as size from people)
 select * from (select gen_random_uuid() as id, gen_random_uuid() as page, gen_random_uuid() as to_page,
-       (ids)[1 + n %% cardinality(ids)] as host, (names)[1 + n %% cardinality(ids)] as host_name,
-       (ids)[1 + (n + 1 + n * 7 %% (cardinality(ids) - 1)) %% cardinality(ids)] as callee,
-       (names)[1 + (n + 1 + n * 7 %% (cardinality(ids) - 1)) %% cardinality(ids)] as callee_name,
-       now() - interval '1 year' * (1 - n::float / %(of)s) as placed,
+       host.id as host, host.username as host_name, callee.id as callee, callee.username as callee_name,
+       now() - interval '1 year' * (1 - call.n::float / %(of)s) as placed,
        gen_random_uuid() as device, gen_random_uuid() as to_device
-from people, generate_series(%(first)s::bigint, %(last)s::bigint) as n
+from generate_series(%(first)s::bigint, %(last)s::bigint) as call (n) cross join size
+join people as host on host.n = call.n %% size
+join people as callee on callee.n = (call.n + 1 + call.n * 7 %% (size - 1)) %% size
 offset 0) as made order by id
 """
 

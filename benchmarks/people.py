@@ -40,7 +40,7 @@ def make(counts: dict[str, int], file: Path) -> None:
         key = store._get_new_session_key()
         signed_in = {
             SESSION_KEY: str(user.pk),
-            BACKEND_SESSION_KEY: settings.AUTHENTICATION_BACKENDS[0],
+            BACKEND_SESSION_KEY: settings.AUTHENTICATION_BACKENDS[-1],
             HASH_SESSION_KEY: user.get_session_auth_hash(),
         }
         sessions.append(Session(session_key=key, session_data=store.encode(signed_in), expire_date=expires))

@@ -16,11 +16,13 @@ from callplatform.origin import OriginCheck  # noqa: E402
 from calls import clock, sign_ins  # noqa: E402
 from calls.consumers import SignalingConsumer  # noqa: E402
 from calls.hub import hub  # noqa: E402
+from calls.wallboard import Wallboard  # noqa: E402
 
 hub.errands = [clock.run, sign_ins.run]
 
 consumer: Any = SignalingConsumer.as_asgi()  # Django's type of path() knows views only
-signed_in: Any = AuthMiddlewareStack(URLRouter([path("ws/", consumer)]))
+board: Any = Wallboard.as_asgi()
+signed_in: Any = AuthMiddlewareStack(URLRouter([path("ws/", consumer), path("ws/wallboard/", board)]))
 
 
 async def socket(scope: Any, receive: Any, send: Any) -> None:

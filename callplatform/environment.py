@@ -43,6 +43,13 @@ class Environment:
             return value in YES
         raise ImproperlyConfigured(f"{name} is {value!r}: say on or off.")
 
+    def choice(self, name: str, *choices: str) -> str:
+        """One of these words; the first is the default."""
+        value = self.text(name, choices[0]).lower()
+        if value not in choices:
+            raise ImproperlyConfigured(f"{name} is {value!r}: it must be one of {', '.join(choices)}.")
+        return value
+
     def whole(self, name: str, default: int, least: int = 0, most: int | None = None) -> int:
         value = self.text(name)
         limits = f"from {least} to {most}" if most is not None else f"of {least} or more"

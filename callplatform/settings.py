@@ -2,6 +2,7 @@
 
 import os
 import secrets
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,9 @@ INSTALLED_APPS = [
     "channels",
     "csp",
     "callplatform",
+    "import_export",
+    "auditlog",
+    "axes",
     "devices",
     "calls",
 ]
@@ -80,8 +84,10 @@ MIDDLEWARE = [
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "calls.audit.AuditMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
+    "axes.middleware.AxesMiddleware",
 ]
 
 ROOT_URLCONF = "callplatform.urls"
@@ -124,6 +130,9 @@ CALLS: dict[str, Any] = {
     "TURN_URLS": env.ice_urls("TURN_URLS", "turn", "turns"),
     "TURN_SECRET": env.text("TURN_SECRET"),
     "TURN_TTL_S": env.whole("TURN_TTL_S", 3600, least=60),
+    "METRICS_TOKEN": env.text("METRICS_TOKEN"),
+    "KEEP_DAYS": env.whole("KEEP_DAYS", 0),
+    "PROXIES": env.whole("PROXIES", 0, most=9),
     "DB_THREADS": env.whole("DB_THREADS", 8, least=1, most=200),
     "PUSH_KEY": env.push_key("PUSH_KEY"),
     "PUSH_CONTACT": env.contact("PUSH_CONTACT"),
@@ -190,11 +199,46 @@ AUTH_PASSWORD_VALIDATORS = [
         "NumericPasswordValidator",
     )
 ]
+# Guessing: a name from an address, so that nobody locks others out of their account from elsewhere.
+AUTHENTICATION_BACKENDS = ["callplatform.guard.Guard", "django.contrib.auth.backends.ModelBackend"]
+AXES_LOCKOUT_PARAMETERS = [["username", "ip_address"]]
+AXES_FAILURE_LIMIT = env.whole("SIGN_IN_TRIES", 10, least=1)
+AXES_COOLOFF_TIME = timedelta(seconds=env.seconds("SIGN_IN_LOCK_S", 900))
+AXES_RESET_ON_SUCCESS = True
+AXES_CLIENT_IP_CALLABLE = "calls.address.of_request"
+AXES_LOCKOUT_TEMPLATE = "registration/locked.html"
+AXES_ENABLE_ACCESS_FAILURE_LOG = False
+AXES_DISABLE_ACCESS_LOG = True  # who signs in well is nobody's business here
+AXES_ENABLE_ADMIN = False
+AXES_VERBOSE = False
+
+# Who changed which limit, switch, group, account or permission. Devices and calls change too often to be watched row by
+# row: what an operator does to them is noted where it is done.
+AUDITLOG_INCLUDE_TRACKING_MODELS = (
+    "devices.Line",
+    "devices.LineGroup",
+    {
+        "model": "auth.User",
+        "include_fields": [
+            "username", "first_name", "last_name", "email", "is_active", "is_staff", "is_superuser", "password",
+            "groups", "user_permissions",
+        ],
+        "mask_fields": ["password"],
+        "mask_callable": "calls.audit.hidden",
+        "m2m_fields": {"groups", "user_permissions"},
+    },
+    {"model": "auth.Group", "m2m_fields": {"permissions"}},
+)  # fmt: skip
+IMPORT_EXPORT_SKIP_ADMIN_LOG = True  # the same, said once
+IMPORT_EXPORT_ESCAPE_FORMULAE_ON_EXPORT = True
+IMPORT_EXPORT_USE_TRANSACTIONS = True  # an import happens as a whole, or not at all
+
 LOGIN_URL = "login"
 LOGIN_REDIRECT_URL = "/"
 LOGOUT_REDIRECT_URL = "login"
 
 SECURE_SSL_REDIRECT = SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = HTTPS
+SECURE_REDIRECT_EXEMPT = [r"^(healthz|readyz|metrics)$"]  # asked by machines beside the server
 SECURE_HSTS_SECONDS = 365 * 24 * 3600 if HTTPS else 0
 # The proxy that ends TLS must set this header itself, and drop one that a client sent.
 SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if HTTPS else None
@@ -240,9 +284,22 @@ USE_TZ = True
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
-    "formatters": {"line": {"format": "{asctime} {levelname} {name}: {message}", "style": "{"}},
+    "filters": {"about": {"()": "calls.logs.Context"}},
+    "formatters": {
+        "line": {"format": "{asctime} {levelname} {name}: {message}", "style": "{"},
+        "json": {
+            "()": "pythonjsonlogger.json.JsonFormatter",
+            "format": "{asctime} {levelname} {name} {message}",
+            "style": "{",
+            "rename_fields": {"asctime": "at", "levelname": "level", "name": "logger"},
+        },
+    },
     "handlers": {
-        "console": {"class": "logging.StreamHandler", "formatter": "line"},
+        "console": {
+            "class": "logging.StreamHandler",
+            "formatter": env.choice("LOG_FORMAT", "line", "json"),
+            "filters": ["about"],
+        },
         "nowhere": {"class": "logging.NullHandler"},
     },
     "root": {"handlers": ["console"], "level": "INFO"},
@@ -251,6 +308,7 @@ LOGGING = {
         "django": {"handlers": [], "level": "INFO", "propagate": True},
         # What a stranger can cause at will (404, 403, a wrong Host) is answered, not logged; a fault of ours is.
         "django.request": {"level": "ERROR"},
+        "axes": {"level": "WARNING"},
         "django.security.DisallowedHost": {"handlers": ["nowhere"], "propagate": False},
     },
 }

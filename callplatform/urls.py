@@ -4,7 +4,7 @@ from django.contrib import admin
 from django.urls import include, path
 from django.views.i18n import JavaScriptCatalog
 
-from calls import views
+from calls import health, views, wallboard
 
 urlpatterns = [
     path("", include("calls.urls")),
@@ -12,5 +12,9 @@ urlpatterns = [
     path("words.js", JavaScriptCatalog.as_view(packages=["calls"]), name="javascript-catalog"),
     path("accounts/login/", views.SignIn.as_view(), name="login"),
     path("accounts/logout/", views.leave, name="logout"),
+    path("healthz", health.alive, name="alive"),
+    path("readyz", health.ready, name="ready"),
+    path("metrics", health.figures, name="metrics"),
+    path("admin/wallboard/", wallboard.page, name="wallboard"),
     path("admin/", admin.site.urls),
 ]

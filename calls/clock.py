@@ -10,7 +10,7 @@ import time
 
 from django.utils import timezone
 
-from calls import conf, pool, switchboard
+from calls import conf, metrics, pool, refusals, switchboard
 from calls.switchboard import Perform
 
 log = logging.getLogger(__name__)
@@ -20,11 +20,20 @@ SWEEP_S = 2.0  # between two looks for deactivated accounts: their sockets close
 BLIND_S = 5.0  # a gap between ticks after which silence is counted anew: nobody could be heard meanwhile
 
 
+class Last:
+    """When a clock of this process last ticked, by time.monotonic()."""
+
+    tick: float | None = None
+
+
+last = Last()
+
+
 class Clock:
     """One clock's memory: since when it has watched without a gap, and when it swept last."""
 
     def __init__(self) -> None:
-        self.watching_since = timezone.now()
+        self.watching_since = self.looked = timezone.now()
         self.ticked = time.monotonic()
         self.swept = 0.0
 
@@ -36,11 +45,17 @@ class Clock:
         due, silent = switchboard.due(now, self.watching_since, BATCH)
         _act(due)
         _act(silent)
+        refusals.write()
         if time.monotonic() - self.swept > SWEEP_S:
             self.swept = time.monotonic()
             switchboard.sign_out_deactivated()
             switchboard.forget_spent(now)
+            switchboard.tell_expired(self.looked, now)
+            self.looked = now
+        metrics.CLOCK_LAG_S.set(max(0.0, time.monotonic() - self.ticked - conf.get("CLOCK_S")))
+        metrics.TICKED.set_to_current_time()
         self.ticked = time.monotonic()
+        last.tick = self.ticked
 
 
 def _act(orders: list[Perform]) -> None:

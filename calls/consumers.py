@@ -19,7 +19,7 @@ from channels.consumer import AsyncConsumer
 from django.contrib.auth.models import AbstractBaseUser
 from django.utils import timezone
 
-from calls import conf, ice, machine, models, pool, protocol, switchboard
+from calls import address, conf, ice, logs, machine, metrics, models, pool, protocol, switchboard
 from calls.desk import NotHeld, desk
 from calls.hub import Said, hub
 from calls.machine import Refused, Seat
@@ -44,6 +44,7 @@ class SignalingConsumer(AsyncConsumer):
         self.user: AbstractBaseUser = scope["user"]
         self.key, self.username = str(self.user.pk), self.user.get_username()  # the user itself is read lazily
         self.session_key: str = scope["session"].session_key or ""
+        self.address = address.of_scope(scope)
         self.socket_id = uuid.uuid4()
         self.device_id: uuid.UUID | None = None  # held from the moment it arrived, even if its hello then failed
         self.seat: Seat | None = None
@@ -124,10 +125,12 @@ class SignalingConsumer(AsyncConsumer):
                 self._send(protocol.reply(frame.id, line=switchboard.line_view(line)))
             case protocol.Invite():
                 _fresh(frame.age)
+                logs.about(call=frame.call)
                 data, ring_s = protocol.data_of(frame.data), frame.ring_s or conf.get("RING_S")
                 place = Place(self.user, seat, frame.call, frozenset(frame.to), frame.kind, data, ring_s)
                 self._settle(frame.id, await self._ask(seat, place))
             case _:
+                logs.about(call=frame.call)
                 _fresh(frame.age if isinstance(frame, protocol.Answer) else 0)
                 order = Perform(frame.call, protocol.command(frame, seat), _leaving(frame, seat))
                 self._settle(frame.id, await self._ask(seat, order))
@@ -136,12 +139,14 @@ class SignalingConsumer(AsyncConsumer):
         if self.seat is not None:
             raise protocol.bad("cmd", "This socket has said hello already.")
         key = self.key
+        logs.about(user=key, socket=self.socket_id)
         self.held_back = []
         hub.join(key, self)  # before the calls are read: what is committed after the read comes as an event
         try:
             arrival, seat, line, found = await pool.run(self._arrive, frame)
             calls = [await self._heard(seat, call) for call in found]
             self.seat = seat
+            logs.about(device=seat.device)
         except presence.InUse:
             raise Refused("device_in_use") from None
         except presence.NotYours:
@@ -187,6 +192,7 @@ class SignalingConsumer(AsyncConsumer):
             socket=self.socket_id,
             take=frame.take,
             stays_s=conf.stays_s(),
+            address=self.address,
         )
         self.device_id = arrival.device.pk
         seat = Seat(self.key, arrival.device.pk, arrival.device.name, frame.page)
@@ -202,6 +208,7 @@ class SignalingConsumer(AsyncConsumer):
         calls = [await self._heard(seat, call) for call in found]
         views = [view for call in calls if (view := self._view(call))]
         newer = [view for view in views if view["v"] > frame.calls.get(uuid.UUID(view["id"]), 0)]
+        metrics.REPAIRED.inc(len(newer))
         seen = {view["id"] for view in views}
         pong: dict[str, Any] = {"t": "pong", "re": frame.id, "calls": newer}
         gone = [str(id) for id in frame.calls if str(id) not in seen]
@@ -242,8 +249,11 @@ class SignalingConsumer(AsyncConsumer):
         if time.monotonic() - self.beat_at >= BEAT_S:
             self.beat_at = time.monotonic()
             beat = (seat.device, self.socket_id)
+        began = time.perf_counter()
         try:
-            return await desk.ask(asked, beat)
+            outcome = await desk.ask(asked, beat)
+            metrics.COMMAND_S.labels(_kind(asked)).observe(time.perf_counter() - began)
+            return outcome
         except NotHeld:  # the bye for it was lost on its way
             self.bye("replaced", 0)
             raise Refused("device_in_use") from None
@@ -408,6 +418,12 @@ class SignalingConsumer(AsyncConsumer):
             await pool.run(presence.leave, device_id, self.socket_id)
         except pool.AWAY as error:
             log.warning("a device that left stays online until its deadline: %s", error)
+
+
+def _kind(asked: Place | Perform | CatchUp) -> str:
+    if isinstance(asked, Perform):
+        return type(asked.command).__name__.lower()
+    return "invite" if isinstance(asked, Place) else "ping"
 
 
 @types.coroutine

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import msgspec
 from django.contrib.auth import get_user_model
 from django.db import connection
+from django.db.models import prefetch_related_objects
 
 from calls import conf, hot, machine, models
 from calls.machine import Call, Refused, Seat
@@ -63,6 +64,7 @@ class Facts:
         self.calls = {call.id: call for call in world.calls or ()}
         self.users = {user.get_username(): user for user in world.users or ()}
         self.lines = {str(line.user_id): line for line in world.lines or ()}
+        prefetch_related_objects(list(self.lines.values()), "group")  # no statement where no line has one
         for call, host, user, dir, state, device, held in world.live or ():
             self.live[user][call] = Live(host, dir, state, device, held)
         for user, id, logged_in_at, online_until, push in world.devices or ():
@@ -125,19 +127,20 @@ class Facts:
         """Somebody to ring for this caller, as admission has to know."""
         key = str(user.pk)
         line = self.lines[key]
-        choice = policy.choose(line.multi_device, self.devices[key])
+        multi = line.rings_all(self.now)
+        choice = policy.choose(multi, self.devices[key])
         if choice.asleep:
             self.asleep.add(key)
         return machine.Callee(
             key=key,
             user=user.get_username(),
             name=models.name_of(user),
-            multi=line.multi_device,
+            multi=multi,
             ring_on=choice.only,
             reachable=choice.reachable,
             online=choice.online,
             active=self.count(key, "in"),
-            limit=limit(line.max_incoming, "MAX_INCOMING"),
+            limit=limit(line, "max_incoming"),
             dnd=policy.disturbs(line.dnd, line.favourites, caller),
         )
 
@@ -166,6 +169,7 @@ def _by_orm(wanted: hot.Wanted, *, now: dt.datetime, until: dt.datetime, skip_lo
     )
 
 
-def limit(own: int | None, default: str) -> int:
-    """A line's limit, or the platform's where it has none of its own."""
-    return conf.get(default) if own is None else own
+def limit(line: Line, which: str) -> int:
+    """`max_incoming` or `max_outgoing` of a line: its own, else its group's, else the platform's."""
+    value = line.rule(which).value
+    return int(conf.get(which.upper()) if value is None else value)

@@ -63,7 +63,7 @@ class World(Struct):
 
 CALLS = f"""
     SELECT json_agg(call) FROM (
-        SELECT id, v, kind, state, host_id::text AS host, placed_at, reason, answered_at, ended_at, ended_by, (
+        SELECT id, v, kind, state, host_id::text AS host, placed_at, reason, answered_at, ended_at, ended_by, note, (
             SELECT json_agg(leg) FROM (SELECT {LEG} FROM calls_leg WHERE call_id = calls_call.id ORDER BY id) leg
         ) AS legs
         FROM calls_call WHERE id = ANY({{calls}})
@@ -111,7 +111,7 @@ CAUGHT_UP = f"""
 # What a call and a leg may change, as columns and types of the JSON that carries them.
 CALL_CHANGES = (
     ("v", "integer"), ("state", "text"), ("reason", "text"), ("answered_at", "timestamptz"),
-    ("ended_at", "timestamptz"), ("ended_by", "text"), ("due_at", "timestamptz"),
+    ("ended_at", "timestamptz"), ("ended_by", "text"), ("note", "text"), ("due_at", "timestamptz"),
 )  # fmt: skip
 CALL_GIVEN = (("id", "uuid"), ("kind", "text"), ("host_id", "{user}"), ("placed_at", "timestamptz"))
 LEG_CHANGES = (
@@ -320,7 +320,7 @@ def _call(call: Call, due_at: dt.datetime | None) -> dict[str, Any]:
     return {
         "id": call.id, "kind": call.kind, "host_id": call.host, "placed_at": call.placed_at, "v": call.v,
         "state": call.state, "reason": call.reason, "answered_at": call.answered_at, "ended_at": call.ended_at,
-        "ended_by": call.ended_by, "due_at": due_at,
+        "ended_by": call.ended_by, "note": call.note, "due_at": due_at,
     }  # fmt: skip
 
 

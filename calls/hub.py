@@ -7,6 +7,7 @@ Delivery is at most once by nature: whoever missed it is brought up to date by t
 import asyncio
 import logging
 import random
+import time
 import uuid
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
@@ -67,6 +68,7 @@ class Hub:
     def __init__(self) -> None:
         self.sockets: defaultdict[str, set[Socket]] = defaultdict(set)
         self.loop: asyncio.AbstractEventLoop | None = None
+        self.began = 0.0
         self.origin = uuid.uuid4().hex
         self.alone = settings.PROCESSES == 1  # so it is said; a process that hears of another does not believe it
         self.decoders: dict[str, Callable[[bytes], Any]] = {}
@@ -78,7 +80,7 @@ class Hub:
         loop = asyncio.get_running_loop()
         if self.loop is loop:
             return
-        self.loop = loop
+        self.loop, self.began = loop, time.monotonic()
         self.sockets.clear()
         self.tasks.clear()
         for errand in (self._listen, *self.errands):

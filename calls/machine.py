@@ -83,6 +83,7 @@ class Call(Struct, frozen=True):
     answered_at: dt.datetime | None = None
     ended_at: dt.datetime | None = None
     ended_by: str = ""  # the key of the person whose command ended it, so that a resent hangup is no error
+    note: str = ""  # why the operator ended it, in words for everybody in it
 
 
 class Shape(NamedTuple):
@@ -202,6 +203,7 @@ class SignedOut(Struct, frozen=True, tag=True):
 
 class EndByOperator(Struct, frozen=True, tag=True):
     operator: str
+    note: str = ""
 
 
 Command = (
@@ -255,10 +257,10 @@ def decide(call: Call | None, command: Command, now: dt.datetime, deadlines: Dea
             return _change(call, leg, now, online=True)
         case SignedOut(key, device, following):
             return _signed_out(call, leg_of(call, key), device, following, now)
-        case EndByOperator():
+        case EndByOperator(_, note):
             if call.state == "ended":
                 raise Refused("call_ended", reason=call.reason)
-            return _end(call, now, "operator")
+            return replace(_end(call, now, "operator"), note=note)
         case Ringing(by):
             leg = _my_leg(call, by)
             if leg.state == "joined" and leg.device == by.device:
@@ -360,7 +362,7 @@ def view(
     if mine.state == "ringing" and mine.ring_until:
         ring_ms = max(0, round((mine.ring_until - now).total_seconds() * 1000))
     secs = ((call.ended_at or now) - call.answered_at).total_seconds() if call.answered_at else 0
-    return {
+    view = {
         "id": str(call.id),
         "v": call.v,
         "kind": call.kind,
@@ -393,6 +395,7 @@ def view(
             for leg in call.legs
         ],
     }
+    return view | {"note": call.note} if call.note else view
 
 
 def _can(call: Call, mine: Leg, seen_as: Shape) -> list[str]:

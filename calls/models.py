@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import msgspec
 from django.conf import settings
 from django.db import connection, models
-from django.db.models import Q
+from django.db.models import F, Q
 
 from calls import conf, hot, machine
 from devices import presence
@@ -31,12 +31,18 @@ class Call(models.Model):
     answered_at = models.DateTimeField(null=True)
     ended_at = models.DateTimeField(null=True)
     ended_by = models.CharField(max_length=64, blank=True, default="")
+    note = models.CharField(max_length=200, blank=True, default="", db_default="")
     due_at = models.DateTimeField(null=True)
 
     class Meta:
         indexes = [
             models.Index(fields=["due_at"], name="call_due", condition=~Q(state="ended")),
-            models.Index(fields=["-placed_at"], name="call_placed"),
+            # Live calls first, then the newest: one index in the order of the operator's list, instead of one more.
+            models.Index(
+                models.ExpressionWrapper(Q(state="ended"), models.BooleanField()),
+                F("placed_at").desc(),
+                name="call_listed",
+            ),
         ]
 
     def __str__(self) -> str:
@@ -109,6 +115,29 @@ class Entry(models.Model):
         return msgspec.convert(self.command, machine.Command)
 
 
+class Refusal(models.Model):
+    """What somebody asked of a call in vain: told in the call's story, decided by nobody.
+
+    The call need not exist (an invite over the caller's limit makes none), and the user may be gone.
+    """
+
+    call = models.UUIDField(db_index=True)
+    user = models.ForeignKey(
+        settings.AUTH_USER_MODEL, models.CASCADE, related_name="+", db_constraint=False, db_index=False
+    )
+    device_name = models.CharField(max_length=64)
+    command = models.CharField(max_length=16)  # the name of the machine's command
+    code = models.CharField(max_length=20)
+    at = models.DateTimeField(db_index=True)
+    times = models.PositiveIntegerField(default=1)  # the same again within a second is counted, not written
+
+    class Meta:
+        ordering = ["at"]
+
+    def __str__(self) -> str:
+        return f"{self.command}: {self.code}"
+
+
 class SpentInvite(models.Model):
     """An invite's call id that will never be a call of its own: hung up before the invite came, or merged in glare."""
 
@@ -132,12 +161,24 @@ class HistorySeen(models.Model):
 
 
 # The columns of a call and of its legs, in the order of the fields of machine's values.
-_CALL_COLUMNS = ("id", "v", "kind", "state", "host", "placed_at", "reason", "answered_at", "ended_at", "ended_by")
+_CALL_COLUMNS = (
+    "id",
+    "v",
+    "kind",
+    "state",
+    "host",
+    "placed_at",
+    "reason",
+    "answered_at",
+    "ended_at",
+    "ended_by",
+    "note",
+)
 _LEG_COLUMNS = (
     "user", "username", "name", "dir", "state", "reason", "multi", "ring_on", "ring_until", "alerted", "device",
     "device_name", "page", "epoch", "online", "held", "mic", "cam", "data",
 )  # fmt: skip
-_CALL_CHANGES = ["v", "state", "reason", "answered_at", "ended_at", "ended_by", "due_at"]
+_CALL_CHANGES = ["v", "state", "reason", "answered_at", "ended_at", "ended_by", "note", "due_at"]
 _LEG_CHANGES = list(_LEG_COLUMNS[4:])
 
 
@@ -246,7 +287,7 @@ def _call_row(call: machine.Call) -> Call:
     return Call(
         id=call.id, v=call.v, kind=call.kind, state=call.state, reason=call.reason, host_id=call.host,
         placed_at=call.placed_at, answered_at=call.answered_at, ended_at=call.ended_at, ended_by=call.ended_by,
-        due_at=machine.due_at(call, conf.deadlines()),
+        note=call.note, due_at=machine.due_at(call, conf.deadlines()),
     )  # fmt: skip
 
 

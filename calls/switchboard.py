@@ -10,6 +10,7 @@ a batch that fails is tried again order by order.
 
 import datetime as dt
 import logging
+import time
 import uuid
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,16 +21,17 @@ import msgspec
 from django.conf import settings
 from django.contrib.auth import get_user_model
 from django.db import IntegrityError, transaction
+from django.db.models import Q
 from django.utils import timezone
 
-from calls import conf, machine, models, push
+from calls import conf, machine, metrics, models, push, refusals
 from calls.facts import Facts, Spent, limit
 from calls.hot import Wanted
 from calls.hub import Said, hub
 from calls.machine import Refused, Seat
 from calls.models import Change
 from devices import policy
-from devices.models import Device, Line
+from devices.models import Device, Line, LineGroup
 
 log = logging.getLogger(__name__)
 
@@ -136,7 +138,8 @@ def decide_together(orders: Sequence[Order], beats: Sequence[Beat | None] = (), 
     """The same for a caller that does the telling. With `beats`, one for each order, the devices are heard from too."""
     for last_try in (False, False, True):
         try:
-            settled = _settle(orders, beats, wait)
+            began = time.perf_counter()
+            settled, changes = _settle(orders, beats, wait)
         except NoLine as missing:
             Line.make(missing.users)
         except IntegrityError as error:
@@ -146,12 +149,27 @@ def decide_together(orders: Sequence[Order], beats: Sequence[Beat | None] = (), 
             if last_try or (not placing and "one_entry_a_version" in str(error)):
                 raise
         else:
+            _note(orders, settled.outcomes, changes, began)
             push.sender.ring(settled.asleep)
             return settled
     raise RuntimeError("the lines of a call could not be made")
 
 
-def _settle(orders: Sequence[Order], beats: Sequence[Beat | None], wait: bool) -> Settled:
+def _note(orders: Sequence[Order], outcomes: Sequence[Outcome | None], changes: Sequence[Change], began: float) -> None:
+    """What is counted, and what was asked in vain. Nothing here waits for the database."""
+    metrics.changed(changes, time.perf_counter() - began)
+    for order, outcome in zip(orders, outcomes, strict=True):
+        if outcome is None or outcome.refused is None:
+            continue
+        # What people asked for in vain belongs to the call's story; what a clock or an operator did does not.
+        seat = order.seat if isinstance(order, Place) else getattr(order.command, "by", None)
+        if seat is not None:
+            asked = "Invite" if isinstance(order, Place) else type(order.command).__name__
+            metrics.REFUSED.labels(asked.lower(), outcome.refused.code).inc()
+            refusals.note(order.call, seat.key, seat.name, asked, outcome.refused.code)
+
+
+def _settle(orders: Sequence[Order], beats: Sequence[Beat | None], wait: bool) -> tuple[Settled, list[Change]]:
     now = timezone.now()
     facts = Facts(now, wait)
     changes: list[Change] = []
@@ -174,7 +192,7 @@ def _settle(orders: Sequence[Order], beats: Sequence[Beat | None], wait: bool) -
             changes += done
         models.store(changes, facts.merged, now)
     asleep = [each.after for each in changes if isinstance(each.command, machine.Invite) and _rings(each.after, facts)]
-    return Settled(outcomes, [change.after for change in changes], asleep)
+    return Settled(outcomes, [change.after for change in changes], asleep), changes
 
 
 def _rings(call: machine.Call, facts: Facts) -> bool:
@@ -265,9 +283,9 @@ def _place(facts: Facts, order: Place, done: list[Change]) -> Outcome | None:
         by=seat,
         user=user.get_username(),
         name=models.name_of(user),
-        multi=mine.multi_device,
+        multi=mine.rings_all(facts.now),
         active=facts.count(seat.key, "out"),
-        limit=limit(mine.max_outgoing, "MAX_OUTGOING"),
+        limit=limit(mine, "max_outgoing"),
         callees=tuple(facts.callee(callee, seat.key) for callee in callees),
         kind=order.kind,
         ring_s=order.ring_s,
@@ -374,19 +392,29 @@ def is_back(call: machine.Call, key: str, device: uuid.UUID) -> bool:
 
 
 def line_view(line: Line) -> dict[str, Any]:
-    """A line as the wire shows it, with the platform's defaults where it has no limits of its own."""
-    return {
-        "multi_device": line.multi_device,
-        "may_switch": line.may_switch,
-        "max_incoming": limit(line.max_incoming, "MAX_INCOMING"),
-        "max_outgoing": limit(line.max_outgoing, "MAX_OUTGOING"),
+    """A line as the wire shows it: what holds, wherever it is said."""
+    off, edition = line.multi_device_off(timezone.now()), line.rule("edition")
+    view: dict[str, Any] = {
+        "multi_device": line.multi_device and off is None,
+        "may_switch": line.may_switch and off is None,
+        "max_incoming": limit(line, "max_incoming"),
+        "max_outgoing": limit(line, "max_outgoing"),
         "dnd": line.dnd,
     }
+    if off is not None:
+        view["multi_device_off"] = off
+    if edition.value == "until" and edition.until is not None:
+        view["multi_device_until"] = edition.until.isoformat()
+    return view
 
 
 def line_of(key: Key) -> Line:
     """The user's line, made when first needed."""
-    line, _ = Line.objects.get_or_create(user_id=key)
+    lines = Line.objects.select_related("group").filter(user=key)
+    line = lines.first()
+    if line is None:
+        Line.make([key])
+        line = lines.get()
     return line
 
 
@@ -407,7 +435,7 @@ def switch_multi_device(key: Key, on: bool) -> Line:
     line_of(key)
     with transaction.atomic(durable=True):
         line = Line.lock([key]).popitem()[1]
-        if not line.may_switch:
+        if not line.may_switch or line.multi_device_off(timezone.now()) is not None:
             raise Refused("multi_device_off")
         line.multi_device = on
         line.save(update_fields=["multi_device"])
@@ -443,6 +471,23 @@ def rename(device: Device, name: str) -> None:
     """Gives the device another name; its page is told at once, and calls that it takes from now on say the new one."""
     Device.objects.filter(pk=device.pk).update(name=name)
     hub.publish(Said((str(device.user_id),), "device", Renamed(device.pk, name, device.kind)))
+
+
+def tell_expired(since: dt.datetime, until: dt.datetime) -> None:
+    """Shows the lines whose multi-device ran out in this time to their devices. Admission needs no telling: it looks at
+    the time itself."""
+    ran_out = {"edition": "until", "edition_until__gt": since, "edition_until__lte": until}
+    groups = list(LineGroup.objects.filter(**ran_out).values_list("pk", flat=True))
+    inherited = Q(group__in=groups, edition="") if groups else Q(pk=None)
+    for line in Line.objects.filter(Q(**ran_out) | inherited).select_related("group"):
+        tell_line(line)
+
+
+def tell_lines(lines: Q) -> None:
+    """Shows these lines to their users' devices, as far as any is online."""
+    online = Device.objects.filter(signed_out_at=None, online_until__gt=timezone.now()).values("user")
+    for line in Line.objects.filter(lines, user__in=online).select_related("group"):
+        tell_line(line)
 
 
 def sign_out(device: Device, why: str = "signed_out") -> None:

@@ -1,15 +1,70 @@
 """Who can be reached, and where: a line for each user, and the user's devices. Knows nothing of calls."""
 
+import datetime as dt
 import uuid
 from collections.abc import Iterable
 from typing import Any
 
 from django.conf import settings
+from django.core.exceptions import ValidationError
 from django.db import models
 from django.db.models import Q
 
+from devices import policy
 
-class Line(models.Model):
+
+class Rules(models.Model):
+    """What a line, or a group of lines, may say about itself. Whatever is empty is left to the next wider one."""
+
+    class Edition(models.TextChoices):
+        OFF = "off", "Off"
+        UNTIL = "until", "Until a time"
+        ALLOWED = "allowed", "Allowed"
+
+    max_incoming = models.PositiveSmallIntegerField(
+        "incoming limit", null=True, blank=True, help_text="Calls at a time. Empty: inherited. 0: none."
+    )
+    max_outgoing = models.PositiveSmallIntegerField(
+        "outgoing limit", null=True, blank=True, help_text="Calls at a time. Empty: inherited. 0: none."
+    )
+    edition = models.CharField(
+        "multi-device edition",
+        max_length=7,
+        blank=True,
+        default="",
+        db_default="",
+        choices=Edition,
+        help_text="Whether multi-device can be on at all. Empty: inherited, and the platform allows it.",
+    )
+    edition_until = models.DateTimeField(
+        "allowed until", null=True, blank=True, help_text="Only for an edition that is allowed until a time (UTC)."
+    )
+
+    class Meta:
+        abstract = True
+
+    def clean(self) -> None:
+        if self.edition == self.Edition.UNTIL and self.edition_until is None:
+            raise ValidationError({"edition_until": "Say until when multi-device is allowed."})
+        if self.edition != self.Edition.UNTIL and self.edition_until is not None:
+            raise ValidationError({"edition_until": "Only an edition that is allowed until a time has one."})
+
+
+class LineGroup(Rules):
+    """Lines that share rules: what a line does not say itself, its group says."""
+
+    name = models.CharField(max_length=80, unique=True)
+
+    class Meta:
+        ordering = ["name"]
+        verbose_name = "group of lines"
+        verbose_name_plural = "groups of lines"
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Line(Rules):
     """What a user's devices share. Its row is also the lock under which calls of this user are admitted."""
 
     user = models.OneToOneField(settings.AUTH_USER_MODEL, models.CASCADE, primary_key=True, related_name="line")
@@ -19,12 +74,6 @@ class Line(models.Model):
     may_switch = models.BooleanField(
         "may switch it", default=False, help_text="Whether the user may switch multi-device on and off."
     )
-    max_incoming = models.PositiveSmallIntegerField(
-        null=True, blank=True, help_text="Calls at a time. Empty: the platform's default. 0: none."
-    )
-    max_outgoing = models.PositiveSmallIntegerField(
-        null=True, blank=True, help_text="Calls at a time. Empty: the platform's default. 0: none."
-    )
     dnd = models.BooleanField(
         "do not disturb", default=False, db_default=False, help_text="On: only the user's favourites ring."
     )
@@ -33,6 +82,12 @@ class Line(models.Model):
     language = models.CharField(
         max_length=10, blank=True, default="", db_default="", editable=False
     )  # "": the browser's
+    group = models.ForeignKey(LineGroup, models.SET_NULL, null=True, blank=True, related_name="lines")
+
+    class Meta:
+        indexes = [
+            models.Index(fields=["edition_until"], name="line_edition_until", condition=Q(edition="until")),
+        ]
 
     def __str__(self) -> str:
         return f"Line of {self.user}"
@@ -44,10 +99,31 @@ class Line(models.Model):
 
     @classmethod
     def lock(cls, user_ids: Iterable[Any], *, skip_locked: bool = False) -> dict[Any, "Line"]:
-        """The users' lines by user id, locked in key order (everybody locks them so), as far as they exist."""
-        rows = cls.objects.filter(user__in=user_ids).order_by("user_id")
-        rows = rows.select_for_update(no_key=True, skip_locked=skip_locked)
-        return {line.user_id: line for line in rows}
+        """The users' lines by user id, locked in key order (everybody locks them so), as far as they exist.
+
+        Their groups are read along, not locked: a rule of a group that changes at this moment holds for the next call.
+        """
+        rows = cls.objects.filter(user__in=user_ids).order_by("user_id").select_related("group")
+        lines: dict[Any, Line] = {
+            line.user_id: line for line in rows.select_for_update(no_key=True, skip_locked=skip_locked, of=("self",))
+        }
+        for line in lines.values():
+            if line.group_id is not None and line.group is None:  # moved to it while we waited for the lock
+                del line._state.fields_cache["group"]
+        return lines
+
+    def rule(self, field: str) -> policy.Rule:
+        """What holds for one of `max_incoming`, `max_outgoing` and `edition`, and who said so. None: nobody did."""
+        group = None if self.group is None else (getattr(self.group, field), self.group.edition_until)
+        return policy.most_specific((getattr(self, field), self.edition_until), group)
+
+    def multi_device_off(self, now: dt.datetime) -> policy.Off | None:
+        """Why multi-device cannot be on; None when it can."""
+        return policy.why_off(self.rule("edition"), now)
+
+    def rings_all(self, now: dt.datetime) -> bool:
+        """Whether every signed-in device rings: switched on, and included."""
+        return self.multi_device and self.multi_device_off(now) is None
 
 
 class Device(models.Model):
@@ -66,6 +142,7 @@ class Device(models.Model):
     user = models.ForeignKey(settings.AUTH_USER_MODEL, models.CASCADE, related_name="devices")
     name = models.CharField(max_length=64)
     kind = models.CharField(max_length=8, choices=Kind, default=Kind.WEB)
+    address = models.GenericIPAddressField(null=True, editable=False)  # where its page last came from
     session_key = models.CharField(max_length=40, blank=True, editable=False)
     logged_in_at = models.DateTimeField(editable=False)
     last_seen_at = models.DateTimeField(editable=False)
@@ -81,6 +158,8 @@ class Device(models.Model):
         indexes = [
             models.Index(fields=["user"], name="device_signed_in", condition=Q(signed_out_at=None)),
             models.Index(fields=["session_key"], name="device_session", condition=Q(signed_out_at=None)),
+            # For the operator's list. Not last_seen_at: an index on it would be written with every heartbeat.
+            models.Index(fields=["-logged_in_at"], name="device_logged_in"),
         ]
 
     def __str__(self) -> str:

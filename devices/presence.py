@@ -52,6 +52,7 @@ def arrive(
     socket: uuid.UUID,
     take: bool,
     stays_s: float,
+    address: str | None = None,
 ) -> Arrival:
     """The socket takes the device, for `stays_s` seconds unless it is heard from again.
 
@@ -59,7 +60,7 @@ def arrive(
     """
     now = timezone.now()
     until = now + dt.timedelta(seconds=stays_s)
-    held = {"page": page, "socket": socket, "last_seen_at": now, "online_until": until}
+    held = {"page": page, "socket": socket, "last_seen_at": now, "online_until": until, "address": address}
     with transaction.atomic(durable=True):
         if device_id is None:
             crowded_out = _make_room(user_id)

@@ -68,9 +68,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def people(transactional_db: None) -> dict[str, Any]:
     """alice, bob, carol, dave and an operator; bob with multi-device on."""
     from django.contrib.auth import get_user_model
+    from django.contrib.contenttypes.models import ContentType
 
     from devices.models import Line
 
+    ContentType.objects.clear_cache()  # the flush of the test before has made them anew
     users = get_user_model()._default_manager
     found = {name: users.create_user(name, password="secret") for name in ("alice", "bob", "carol", "dave")}
     found["operator"] = users.create_superuser("operator", password="secret")

@@ -53,7 +53,7 @@ class Site:
     def make(self) -> None:
         """The database, the static files under their hashed names, and the demo's people."""
         self._admin("CREATE DATABASE {}")
-        for command in (["migrate", "--noinput"], ["collectstatic", "--noinput"], ["demo"]):
+        for command in (["migrate", "--noinput"], ["collectstatic", "--noinput"], ["roles"], ["demo"]):
             self.manage(*command)
 
     def manage(self, *command: str) -> str:

@@ -41,11 +41,12 @@ class Command(BaseCommand):
             changes["may_switch"] = options["may_switch"] == "yes"
         line = switchboard.change_line(user.pk, **changes) if changes else switchboard.line_of(user.pk)
         shown = switchboard.line_view(line)
-        own = {"max_incoming": line.max_incoming, "max_outgoing": line.max_outgoing}
+        whose = {"line": "", "group": f" (of {line.group})", "platform": " (default)"}
         self.stdout.write(
             f"{user.get_username()}: multi-device {'on' if shown['multi_device'] else 'off'}, "
             f"may switch it: {'yes' if shown['may_switch'] else 'no'}, "
             + ", ".join(
-                f"{name.replace('_', ' ')} {shown[name]}{'' if own[name] is not None else ' (default)'}" for name in own
+                f"{name.replace('_', ' ')} {shown[name]}{whose[line.rule(name).source]}"
+                for name in ("max_incoming", "max_outgoing")
             )
         )

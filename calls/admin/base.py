@@ -1,0 +1,85 @@
+"""What the operator's pages share: pages that only show, lists that cost the same however much there is, exports."""
+
+from functools import cached_property
+from typing import Any
+
+from django.contrib import admin, messages
+from django.contrib.auth import get_user_model
+from django.core.paginator import Paginator
+from django.db.models import Q, QuerySet
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import redirect
+from import_export.admin import ExportMixin
+from import_export.formats.base_formats import CSV, XLSX
+from import_export.forms import ExportForm
+
+MAX_COUNTED = 10_000  # rows of a list that are counted; whoever looks for more narrows the list
+MAX_EXPORTED = 100_000  # rows in one file
+MAX_PEOPLE = 1000  # people that a search for a name takes into account
+
+
+class BoundedPaginator(Paginator):
+    """Counts no further than it must: to count a million rows takes longer than to show a page of them."""
+
+    @cached_property
+    def count(self) -> int:
+        rows: Any = self.object_list
+        return int(rows.order_by()[: MAX_COUNTED + 1].count())
+
+    @property
+    def most(self) -> int:
+        return MAX_COUNTED
+
+    @property
+    def stopped(self) -> bool:
+        return self.count > MAX_COUNTED
+
+
+class PanelAdmin(admin.ModelAdmin):
+    """A list of any length."""
+
+    paginator = BoundedPaginator
+    show_full_result_count = False
+    list_per_page = 50
+
+    def changelist_view(self, request: HttpRequest, extra_context: Any = None) -> HttpResponse:
+        title = str(self.opts.verbose_name_plural)
+        return super().changelist_view(request, {"title": title[0].upper() + title[1:], **(extra_context or {})})
+
+
+class ReadOnlyAdmin(PanelAdmin):
+    """What the platform writes itself: to be seen, and acted on by the actions that stand there."""
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+
+class Exported(ExportMixin):
+    """A list that can be saved as CSV or XLSX, as it is filtered."""
+
+    formats = [CSV, XLSX]
+    export_form_class = ExportForm
+
+    def has_export_permission(self, request: HttpRequest) -> bool:
+        """The library lets every member of staff save a list: here only who may see it."""
+        return bool(self.has_view_permission(request))
+
+    def export_action(self, request: HttpRequest) -> HttpResponse:
+        rows = self.get_export_queryset(request)
+        if rows.order_by()[: MAX_EXPORTED + 1].count() > MAX_EXPORTED:
+            self.message_user(
+                request, f"More than {MAX_EXPORTED:,} rows: narrow the list with its filters first.", messages.ERROR
+            )
+            return redirect(f"../?{request.GET.urlencode()}")
+        return super().export_action(request)
+
+
+def people_named(term: str) -> QuerySet[Any]:
+    """The keys of people whose user name or name contains every word."""
+    found = get_user_model()._default_manager.all()
+    for word in term.replace("\0", "").split():
+        found = found.filter(Q(username__icontains=word) | Q(first_name__icontains=word) | Q(last_name__icontains=word))
+    return found.order_by().values_list("pk", flat=True)

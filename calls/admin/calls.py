@@ -1,0 +1,254 @@
+"""Calls, live and past: their list, and each one's story."""
+
+import datetime as dt
+import uuid
+from typing import Any
+
+from django import forms
+from django.contrib import admin, messages
+from django.contrib.admin.utils import unquote
+from django.core.exceptions import PermissionDenied
+from django.db.models import BooleanField, ExpressionWrapper, F, Q, QuerySet
+from django.http import Http404, HttpRequest, HttpResponse
+from django.shortcuts import redirect
+from django.template.response import TemplateResponse
+from django.urls import URLPattern, path
+from django.utils import timezone
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
+from import_export import resources
+from import_export.fields import Field
+
+from calls import audit, machine, switchboard
+from calls.admin import story
+from calls.admin.base import MAX_PEOPLE, Exported, ReadOnlyAdmin, people_named
+from calls.models import Call, Leg
+
+ENDED = ExpressionWrapper(Q(state="ended"), BooleanField())  # as in the index: live calls come first
+TIMES = (("hour", "Last hour", dt.timedelta(hours=1)), ("day", "Last 24 hours", dt.timedelta(days=1)),
+         ("week", "Last 7 days", dt.timedelta(days=7)), ("month", "Last 30 days", dt.timedelta(days=30)))  # fmt: skip
+
+
+class StateFilter(admin.SimpleListFilter):
+    title = "state"
+    parameter_name = "state"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return [("live", "Live"), ("ringing", "Ringing"), ("active", "Active"), ("ended", "Ended")]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Call]) -> QuerySet[Call]:
+        match self.value():
+            case None:
+                return queryset
+            case "live":
+                return queryset.exclude(state="ended")
+        return queryset.filter(state=self.value())
+
+
+class ReasonFilter(admin.SimpleListFilter):
+    """From the closed set: to ask the table which reasons it has would read all of it."""
+
+    title = "reason"
+    parameter_name = "reason"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return list(story.REASONS.items())
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Call]) -> QuerySet[Call]:
+        return queryset.filter(reason=self.value()) if self.value() else queryset
+
+
+class KindFilter(admin.SimpleListFilter):
+    title = "kind"
+    parameter_name = "kind"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return [("audio", "Audio"), ("video", "Video")]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Call]) -> QuerySet[Call]:
+        return queryset.filter(kind=self.value()) if self.value() else queryset
+
+
+class TimeFilter(admin.SimpleListFilter):
+    title = "placed"
+    parameter_name = "placed"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return [(name, words) for name, words, _ in TIMES]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Call]) -> QuerySet[Call]:
+        back = next((time for name, _, time in TIMES if name == self.value()), None)
+        return queryset.filter(placed_at__gte=timezone.now() - back) if back else queryset
+
+
+class NoteForm(forms.Form):
+    """Why a call is ended, for those who are in it."""
+
+    note = forms.CharField(
+        required=False, max_length=200, label="Reason", help_text="Everybody in the call reads it. May be empty."
+    )
+
+
+class CallResource(resources.ModelResource):
+    """A call as a row of a file; times are UTC, lengths are seconds."""
+
+    caller = Field()
+    callees = Field()
+    rang_s = Field()
+    lasted_s = Field()
+
+    class Meta:
+        model = Call
+        fields = (
+            "id", "kind", "state", "reason", "caller", "callees", "placed_at", "answered_at", "ended_at", "rang_s",
+            "lasted_s",
+        )  # fmt: skip
+        export_order = fields
+
+    def dehydrate_caller(self, call: Call) -> str:
+        return ", ".join(leg.username for leg in call.legs.all() if leg.dir == "out")
+
+    def dehydrate_callees(self, call: Call) -> str:
+        return ", ".join(leg.username for leg in call.legs.all() if leg.dir == "in")
+
+    def dehydrate_rang_s(self, call: Call) -> float | None:
+        return _seconds(call.placed_at, call.answered_at or call.ended_at)
+
+    def dehydrate_lasted_s(self, call: Call) -> float | None:
+        return _seconds(call.answered_at, call.ended_at)
+
+
+@admin.register(Call)
+class CallAdmin(Exported, ReadOnlyAdmin):
+    """Calls as they are and were. They can be ended; nothing else is changed by hand."""
+
+    resource_classes = [CallResource]
+    list_display = ("placed", "who", "kind", "now", "rang", "lasted", "answered_on")
+    list_filter = (StateFilter, ReasonFilter, KindFilter, TimeFilter)
+    search_fields = ("id",)
+    search_help_text = "User name, name, or the id of a call"
+    sortable_by = ()
+    actions = ("end_call",)
+
+    def get_ordering(self, request: HttpRequest) -> tuple[Any, ...]:
+        return (ENDED, F("placed_at").desc())
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Call]:
+        return super().get_queryset(request).prefetch_related("legs")
+
+    def get_search_results(
+        self, request: HttpRequest, queryset: QuerySet[Call], search_term: str
+    ) -> tuple[QuerySet[Call], bool]:
+        term = search_term.strip()
+        if not term:
+            return queryset, False
+        try:
+            return queryset.filter(pk=uuid.UUID(term)), False
+        except ValueError:
+            people = list(people_named(term)[: MAX_PEOPLE + 1])
+        if len(people) > MAX_PEOPLE:
+            messages.warning(
+                request, f"More than {MAX_PEOPLE:,} people fit: calls of the first {MAX_PEOPLE:,} are shown."
+            )
+        theirs = Leg.objects.filter(user__in=people[:MAX_PEOPLE]).order_by().values("call")
+        return queryset.filter(pk__in=theirs), False
+
+    def get_urls(self) -> list[URLPattern]:
+        end = self.admin_site.admin_view(self.end_view)
+        return [path("<uuid:call_id>/end/", end, name="calls_call_end"), *super().get_urls()]
+
+    def change_view(
+        self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: Any = None
+    ) -> HttpResponse:
+        """The call's story: there is nothing to save."""
+        call = self.get_object(request, unquote(object_id))
+        if call is None:
+            return self._get_obj_does_not_exist_redirect(request, self.opts, object_id)
+        if not self.has_view_permission(request, call):
+            raise PermissionDenied
+        context = {
+            **self.admin_site.each_context(request),
+            "title": self.who(call),
+            "subtitle": None,
+            "opts": self.opts,
+            "media": self.media,
+            "call": call,
+            "reason": story.REASONS.get(call.reason or "", ""),
+            "legs": call.legs.all(),
+            "story": story.tell(call),
+            "rang": self.rang(call),
+            "lasted": self.lasted(call),
+            "form": NoteForm() if call.state != "ended" and self.has_change_permission(request, call) else None,
+            **(extra_context or {}),
+        }
+        return TemplateResponse(request, "admin/calls/call/story.html", context)
+
+    def end_view(self, request: HttpRequest, call_id: uuid.UUID) -> HttpResponse:
+        """Ends one call, with a reason that those in it read."""
+        call = self.get_object(request, str(call_id))
+        if call is None:
+            raise Http404
+        if request.method != "POST" or not self.has_change_permission(request, call):
+            raise PermissionDenied
+        form = NoteForm(request.POST)
+        if not form.is_valid():
+            messages.error(request, "The reason is too long: 200 characters at most.")
+        elif self._end(request, call, form.cleaned_data["note"]):
+            messages.success(request, "The call was ended, and everybody in it was told.")
+        else:
+            messages.warning(request, "The call had ended before.")
+        return redirect("admin:calls_call_change", call.pk)
+
+    @admin.display(description="who")
+    def who(self, call: Call) -> str:
+        legs = call.legs.all()
+        caller = ", ".join(leg.username for leg in legs if leg.dir == "out")
+        return f"{caller} → {', '.join(leg.username for leg in legs if leg.dir == 'in')}"
+
+    @admin.display(description="placed")
+    def placed(self, call: Call) -> str:
+        return f"{timezone.localtime(call.placed_at):%-d %b %Y %H:%M:%S}"
+
+    @admin.display(description="state")
+    def now(self, call: Call) -> str | SafeString:
+        if call.state != "ended":
+            return format_html('<span class="live {}">{}</span>', call.state, call.state.capitalize())
+        return story.REASONS.get(call.reason or "", call.reason or "")
+
+    @admin.display(description="rang")
+    def rang(self, call: Call) -> str:
+        seconds = _seconds(call.placed_at, call.answered_at or call.ended_at or timezone.now())
+        return f"{seconds:.1f} s"
+
+    @admin.display(description="lasted")
+    def lasted(self, call: Call) -> str:
+        if call.answered_at is None:
+            return "–"
+        seconds = int(_seconds(call.answered_at, call.ended_at or timezone.now()) or 0)
+        return f"{seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02}"
+
+    @admin.display(description="answered on")
+    def answered_on(self, call: Call) -> str:
+        return ", ".join(leg.device_name for leg in call.legs.all() if leg.dir == "in" and leg.device_name) or "–"
+
+    @admin.action(description="End the selected calls", permissions=["change"])
+    def end_call(self, request: HttpRequest, queryset: QuerySet[Call]) -> None:
+        calls = list(queryset.order_by())
+        ended = sum(self._end(request, call, "") for call in calls)
+        over = len(calls) - ended
+        self.message_user(
+            request,
+            f"{ended} ended." + (f" {over} had ended before." if over else ""),
+            messages.SUCCESS if ended else messages.WARNING,
+        )
+
+    def _end(self, request: HttpRequest, call: Call, note: str) -> bool:
+        outcome = switchboard.perform(call.pk, machine.EndByOperator(request.user.get_username(), note))
+        if outcome.refused is not None:
+            return False
+        audit.record(request, call, state=(call.state, "ended"), note=("", note))
+        return True
+
+
+def _seconds(start: dt.datetime | None, end: dt.datetime | None) -> float | None:
+    return None if start is None or end is None else round((end - start).total_seconds(), 3)

@@ -1,0 +1,103 @@
+"""Devices: where people are signed in, and signing them out."""
+
+import datetime as dt
+from typing import Any
+
+from django.contrib import admin, messages
+from django.db.models import Q, QuerySet
+from django.http import HttpRequest
+from django.utils import timezone
+
+from calls.admin.base import MAX_PEOPLE, Exported, ReadOnlyAdmin, people_named
+from calls.admin.lines import sign_out
+from devices.models import Device
+
+
+class OnlineFilter(admin.SimpleListFilter):
+    title = "online"
+    parameter_name = "online"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return [("yes", "Online"), ("no", "Offline"), ("in", "Signed in"), ("out", "Signed out")]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Device]) -> QuerySet[Device]:
+        now = timezone.now()
+        match self.value():
+            case "yes":
+                return queryset.filter(signed_out_at=None, online_until__gt=now)
+            case "no":
+                return queryset.filter(signed_out_at=None, online_until__lte=now)
+            case "in":
+                return queryset.filter(signed_out_at=None)
+            case "out":
+                return queryset.exclude(signed_out_at=None)
+        return queryset
+
+
+@admin.register(Device)
+class DeviceAdmin(Exported, ReadOnlyAdmin):
+    """Where people are signed in. Only the name can be changed; signing out is an action."""
+
+    list_display = ("user", "name", "kind", "online", "last_seen", "address", "signed_in", "signed_out")
+    list_display_links = ("name",)
+    list_filter = (OnlineFilter, "kind")
+    list_select_related = ("user",)
+    search_fields = ("name",)
+    search_help_text = "User name or name; if nobody has it, a device's name or address"
+    ordering = ("-logged_in_at",)
+    sortable_by = ("signed_in",)
+    fields = ("name", "user", "kind", "address", "logged_in_at", "last_seen_at", "signed_out_at")
+    readonly_fields = fields[1:]
+    actions = ("sign_out", "sign_out_all")
+
+    def lookup_allowed(self, lookup: str, value: str, request: HttpRequest | None = None) -> bool:
+        return lookup == "user__id__exact" or super().lookup_allowed(lookup, value, request)
+
+    def get_search_results(
+        self, request: HttpRequest, queryset: QuerySet[Device], search_term: str
+    ) -> tuple[QuerySet[Device], bool]:
+        if not search_term:
+            return queryset, False
+        term = search_term.replace("\0", "").strip()
+        people = list(people_named(term)[:MAX_PEOPLE])
+        if people:
+            return queryset.filter(user__in=people), False
+        return queryset.filter(Q(name__icontains=term) | Q(address__startswith=term)), False
+
+    @admin.display(boolean=True)
+    def online(self, device: Device) -> bool:
+        return device.signed_out_at is None and device.online_until > timezone.now()
+
+    @admin.display(description="last seen")
+    def last_seen(self, device: Device) -> str:
+        return _short(device.last_seen_at)
+
+    @admin.display(description="signed in", ordering="logged_in_at")
+    def signed_in(self, device: Device) -> str:
+        return _short(device.logged_in_at)
+
+    @admin.display(description="signed out")
+    def signed_out(self, device: Device) -> str:
+        return _short(device.signed_out_at)
+
+    @admin.action(description="Sign out the selected devices", permissions=["change"])
+    def sign_out(self, request: HttpRequest, queryset: QuerySet[Device]) -> None:
+        asked = queryset.count()
+        signed_out = sign_out(request, queryset)
+        skipped = asked - signed_out
+        self.message_user(
+            request,
+            f"{signed_out} signed out." + (f" {skipped} had been signed out already." if skipped else ""),
+            messages.SUCCESS if signed_out else messages.WARNING,
+        )
+
+    @admin.action(description="Sign out all devices of these users", permissions=["change"])
+    def sign_out_all(self, request: HttpRequest, queryset: QuerySet[Device]) -> None:
+        users = set(queryset.values_list("user", flat=True))
+        signed_out = sign_out(request, Device.objects.filter(user__in=users))
+        people = "1 user" if len(users) == 1 else f"{len(users)} users"
+        self.message_user(request, f"{signed_out} of {people} signed out.", messages.SUCCESS)
+
+
+def _short(at: dt.datetime | None) -> str:
+    return "–" if at is None else f"{timezone.localtime(at):%-d %b %Y %H:%M}"

@@ -1,0 +1,452 @@
+"""Lines: who may have how many calls, on how many devices; and the groups that lines inherit from."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from django import forms
+from django.contrib import admin, messages
+from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
+from django.contrib.admin.views.main import ChangeList
+from django.contrib.admin.widgets import AdminSplitDateTime
+from django.contrib.auth import get_user_model
+from django.db import transaction
+from django.db.models import Count, Exists, OuterRef, Q, QuerySet
+from django.http import HttpRequest
+from django.template.response import TemplateResponse
+from django.urls import reverse
+from django.utils import timezone
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
+from import_export import resources
+from import_export.admin import ImportExportMixin
+from import_export.fields import Field
+from import_export.results import RowResult
+from import_export.widgets import ForeignKeyWidget
+
+from calls import audit, conf, switchboard
+from calls.admin.base import Exported, PanelAdmin, people_named
+from calls.facts import limit
+from calls.models import LIVE, Leg
+from devices.models import Device, Line, LineGroup, Rules
+
+LIMITS = ("max_incoming", "max_outgoing")
+SAID_BY = {"line": "this line", "group": "its group", "platform": "the platform"}
+MAX_AT_ONCE = 1000  # lines that one action changes; for everybody there are groups, the platform's limits, the import
+GATE = {"not_included": "not included", "expired": "ran out"}
+
+
+def inherited(line: Line, field: str) -> tuple[int, str]:
+    """What holds where the line says nothing, and who says so."""
+    if line.group is not None and (value := getattr(line.group, field)) is not None:
+        return value, f"of {line.group}"
+    return conf.get(field.upper()), "of the platform"
+
+
+class LineRow(forms.ModelForm):
+    """A line, in the list and on its page. An empty limit shows, in grey, what holds instead."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        for field in LIMITS:
+            if field in self.fields:
+                value, whose = inherited(self.instance, field)
+                self.fields[field].widget.attrs |= {"placeholder": value, "title": f"Empty: {value}, {whose}"}
+
+
+class LineList(ChangeList):
+    """Each page counts devices and calls of its own rows only: two statements, however many lines there are."""
+
+    def get_results(self, request: HttpRequest) -> None:
+        super().get_results(request)
+        lines = list(self.result_list)
+        users = [line.user_id for line in lines]
+        devices = Device.objects.filter(user__in=users, signed_out_at=None).order_by().values_list("user")
+        online = Count("pk", filter=Q(online_until__gt=timezone.now()))
+        devices_of = {user: (on, all) for user, on, all in devices.annotate(online=online, all=Count("pk"))}
+        calls = Leg.objects.filter(LIVE, user__in=users).order_by().values_list("user")
+        calls_of = {user: (ins, outs) for user, ins, outs in calls.annotate(ins=_count("in"), outs=_count("out"))}
+        for line in lines:
+            line.devices_now = devices_of.get(line.user_id, (0, 0))
+            line.calls_now = calls_of.get(line.user_id, (0, 0))
+
+
+def _count(direction: str) -> Count:
+    return Count("pk", filter=Q(dir=direction))
+
+
+class OverLimitFilter(admin.SimpleListFilter):
+    """Limits are looked at when a call is placed: one that was lowered since leaves the line above it."""
+
+    title = "live calls"
+    parameter_name = "live"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return [
+            ("over", "Over its limit"),
+            ("at", "At its limit or over"),
+            ("some", "In a call"),
+            ("none", "In no call"),
+        ]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Line]) -> QuerySet[Line]:
+        live = Leg.objects.filter(LIVE).order_by()
+        match self.value():
+            case "some":
+                return queryset.filter(user__in=live.values("user"))
+            case "none":
+                return queryset.exclude(user__in=live.values("user"))
+            case "over" | "at":
+                busy = []
+                for user, ins, outs in live.values_list("user").annotate(ins=_count("in"), outs=_count("out")):
+                    busy.append((user, ins, outs))
+                return queryset.filter(pk__in=_over(busy, self.value() == "at"))
+        return queryset
+
+
+def _over(busy: Iterable[tuple[Any, int, int]], at: bool) -> list[Any]:
+    calls = {user: (ins, outs) for user, ins, outs in busy}
+    over = []
+    for line in Line.objects.filter(user__in=calls).select_related("group"):
+        for number, field in zip(calls[line.user_id], LIMITS, strict=True):
+            if number + at > limit(line, field) and number:
+                over.append(line.pk)
+    return over
+
+
+class NobodyOnlineFilter(admin.SimpleListFilter):
+    title = "devices"
+    parameter_name = "devices"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return [("online", "Somebody online"), ("offline", "Nobody online"), ("none", "No device signed in")]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Line]) -> QuerySet[Line]:
+        signed_in = Device.objects.filter(user=OuterRef("user"), signed_out_at=None)
+        match self.value():
+            case "online":
+                return queryset.filter(Exists(signed_in.filter(online_until__gt=timezone.now())))
+            case "offline":
+                return queryset.exclude(Exists(signed_in.filter(online_until__gt=timezone.now())))
+            case "none":
+                return queryset.exclude(Exists(signed_in))
+        return queryset
+
+
+class ManyForm(forms.Form):
+    """What shall change on many lines at once. Whatever is left alone stays as it is on each."""
+
+    SWITCH = (("", "Leave as it is"), ("on", "On"), ("off", "Off"))
+    LIMIT = (("", "Leave as it is"), ("inherit", "Inherit"), ("set", "Set to"))
+
+    multi_device = forms.ChoiceField(choices=SWITCH, required=False, label="Multi-device")
+    may_switch = forms.ChoiceField(choices=SWITCH, required=False, label="The user may switch it")
+    max_incoming = forms.ChoiceField(choices=LIMIT, required=False, label="Incoming limit")
+    max_incoming_number = forms.IntegerField(min_value=0, max_value=32767, required=False, label="Calls at a time")
+    max_outgoing = forms.ChoiceField(choices=LIMIT, required=False, label="Outgoing limit")
+    max_outgoing_number = forms.IntegerField(min_value=0, max_value=32767, required=False, label="Calls at a time")
+    edition = forms.ChoiceField(
+        choices=[("", "Leave as it is"), ("inherit", "Inherit"), *Rules.Edition.choices],
+        required=False, label="Multi-device edition",
+    )  # fmt: skip
+    edition_until = forms.SplitDateTimeField(
+        required=False, label="Allowed until", help_text="UTC, for an edition that is allowed until a time.",
+        widget=AdminSplitDateTime,
+    )  # fmt: skip
+    group = forms.ChoiceField(required=False, label="Group of lines")
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        groups = [(str(group.pk), group.name) for group in LineGroup.objects.all()]
+        self.fields["group"].choices = [("", "Leave as it is"), ("none", "No group"), *groups]  # type: ignore[attr-defined]
+
+    def clean(self) -> dict[str, Any]:
+        said = super().clean() or {}
+        for field in LIMITS:
+            if (
+                said.get(field) == "set"
+                and said.get(f"{field}_number") is None
+                and not self.has_error(f"{field}_number")
+            ):
+                self.add_error(f"{field}_number", "Say how many calls at a time.")
+        if said.get("edition") == "until" and not said.get("edition_until") and not self.has_error("edition_until"):
+            self.add_error("edition_until", "Say until when multi-device is allowed.")
+        if not self.errors and not self.changes(said):
+            raise forms.ValidationError("Nothing is to be changed: choose at least one thing.")
+        return said
+
+    def changes(self, said: dict[str, Any] | None = None) -> dict[str, Any]:
+        """The fields of a line and their new values."""
+        said = self.cleaned_data if said is None else said
+        changes: dict[str, Any] = {
+            name: said[name] == "on" for name in ("multi_device", "may_switch") if said.get(name)
+        }
+        for field in LIMITS:
+            if said.get(field):
+                changes[field] = said[f"{field}_number"] if said[field] == "set" else None
+        if said.get("edition"):
+            changes["edition"] = "" if said["edition"] == "inherit" else said["edition"]
+            changes["edition_until"] = said["edition_until"] if said["edition"] == "until" else None
+        if said.get("group"):
+            changes["group_id"] = None if said["group"] == "none" else int(said["group"])
+        return changes
+
+
+class LineResource(resources.ModelResource):
+    """A line as a row of a file. The user must exist; a column that is not there is left as it is."""
+
+    user = Field("user", "user", ForeignKeyWidget(get_user_model(), get_user_model().USERNAME_FIELD))
+    group = Field("group", "group", ForeignKeyWidget(LineGroup, "name"))
+
+    class Meta:
+        model = Line
+        fields = (
+            "user", "multi_device", "may_switch", "max_incoming", "max_outgoing", "edition", "edition_until", "group",
+        )  # fmt: skip
+        export_order = fields
+        import_id_fields = ("user",)
+        clean_model_instances = True
+        skip_unchanged = True
+        report_skipped = True
+        use_bulk = False
+
+    def get_queryset(self) -> QuerySet[Line]:
+        return Line.objects.select_related("user", "group")
+
+    def before_import_row(self, row: Any, **kwargs: Any) -> None:
+        name = str(row.get("user") or "").strip()
+        users = get_user_model()._default_manager
+        if not users.filter(**{get_user_model().USERNAME_FIELD: name}).exists():
+            raise forms.ValidationError({"user": f"There is no user {name!r}." if name else "Name a user."})
+        group = str(row.get("group") or "").strip()
+        if group and not LineGroup.objects.filter(name=group).exists():
+            raise forms.ValidationError({"group": f"There is no group of lines {group!r}."})
+        for field in LIMITS:
+            said = row.get(field)
+            if said not in (None, "") and not str(said).strip().isdigit():
+                raise forms.ValidationError({field: f"{said!r} is not a number of calls: give 0 or more, or nothing."})
+        for field in ("multi_device", "may_switch"):
+            said = row.get(field)
+            if field in row and str(said).strip().lower() not in ("1", "0", "true", "false", "on", "off", "yes", "no"):
+                raise forms.ValidationError({field: f"{said!r} is neither yes nor no: give 1 or 0."})
+            if field in row:
+                row[field] = str(said).strip().lower() in ("1", "true", "on", "yes")
+        if "edition" in row:
+            row["edition"] = str(row["edition"] or "").strip().lower()
+
+    def export_field(self, *args: Any, **kwargs: Any) -> Any:
+        value = super().export_field(*args, **kwargs)
+        return "" if value is None else value  # a spreadsheet would have the word None in it
+
+    def get_diff_class(self) -> type:
+        return PlainDiff
+
+
+class PlainDiff(resources.Diff):
+    """What a row changes, in words: the library marks it with styles, which the page's policy forbids."""
+
+    def as_html(self) -> list[str]:
+        pairs = zip(map(_shown, self.left), map(_shown, self.right), strict=True)
+        return [after if self.new or before == after else f"{before} → {after}" for before, after in pairs]
+
+
+def _shown(value: Any) -> str:
+    return "empty" if value in (None, "") else str(value)
+
+
+@admin.register(Line)
+class LineAdmin(ImportExportMixin, Exported, PanelAdmin):
+    """Who may do what. Empty limits are inherited; a change holds for the next call."""
+
+    resource_classes = [LineResource]
+    form = LineRow
+    list_display = (
+        "person", "online", "live_calls", "max_incoming", "max_outgoing", "multi_device", "may_switch", "included",
+        "group",
+    )  # fmt: skip
+    list_editable = ("multi_device", "may_switch", "max_incoming", "max_outgoing")
+    list_filter = (OverLimitFilter, "multi_device", NobodyOnlineFilter, "edition", "group")
+    list_select_related = ("user", "group")
+    list_per_page = 25  # each row has a form
+    search_fields = ("user__username",)
+    search_help_text = "User name or name"
+    autocomplete_fields = ("user",)
+    ordering = ("user__username",)
+    actions = ("change_many", "sign_out_all")
+    fieldsets = (
+        (None, {"fields": ("user", "group")}),
+        ("Devices", {"fields": ("multi_device", "may_switch", "edition", "edition_until")}),
+        ("Limits", {"fields": ("max_incoming", "max_outgoing")}),
+        ("What holds", {"fields": ("holds",)}),
+    )
+    readonly_fields = ("holds",)
+
+    def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
+        return LineList
+
+    def get_changelist_form(self, request: HttpRequest, **kwargs: Any) -> Any:
+        return super().get_changelist_form(request, **{"form": LineRow} | kwargs)
+
+    def get_search_results(
+        self, request: HttpRequest, queryset: QuerySet[Line], search_term: str
+    ) -> tuple[QuerySet[Line], bool]:
+        return (queryset.filter(user__in=people_named(search_term)) if search_term else queryset), False
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Line | None = None) -> tuple[str, ...]:
+        return ("user", "holds") if obj else ("holds",)
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def has_import_permission(self, request: HttpRequest) -> bool:
+        return self.has_change_permission(request)
+
+    def get_list_display_links(self, request: HttpRequest, list_display: Any) -> tuple[str, ...]:
+        return ("person",)
+
+    @admin.display(description="user", ordering="user__username")
+    def person(self, line: Line) -> str:
+        full = line.user.get_full_name()
+        return f"{line.user.get_username()} ({full})" if full else line.user.get_username()
+
+    @admin.display(description="online")
+    def online(self, line: Line) -> str | SafeString:
+        online, signed_in = line.devices_now  # type: ignore[attr-defined]
+        if not signed_in:
+            return "–"
+        where = f"{reverse('admin:devices_device_changelist')}?user__id__exact={line.user_id}&online=in"
+        return format_html(
+            '<a class="{}" href="{}">{} of {}</a>', "some" if online else "nobody", where, online, signed_in
+        )
+
+    @admin.display(description="edition")
+    def included(self, line: Line) -> str | SafeString:
+        """Whether the switch beside it can be on at all."""
+        rule, off = line.rule("edition"), line.multi_device_off(timezone.now())
+        whose = f" ({line.group})" if rule.source == "group" else ""
+        if off:
+            return format_html('<span class="off">{}{}</span>', GATE[off], whose)
+        return f"until {timezone.localtime(rule.until):%-d %b %Y, %H:%M}{whose}" if rule.until else f"allowed{whose}"
+
+    @admin.display(description="live calls")
+    def live_calls(self, line: Line) -> str | SafeString:
+        ins, outs = line.calls_now  # type: ignore[attr-defined]
+        if not ins and not outs:
+            return "0"
+        over = any(number > limit(line, field) for number, field in zip((ins, outs), LIMITS, strict=True))
+        where = f"{reverse('admin:calls_call_changelist')}?state=live&q={line.user.get_username()}"
+        return format_html('<a class="{}" href="{}">{} in, {} out</a>', "over" if over else "", where, ins, outs)
+
+    @admin.display(description="at the moment")
+    def holds(self, line: Line) -> str | SafeString:
+        """Which rule applied: the most specific one that says anything."""
+        if line.pk is None:
+            return "The line's own word wins over its group's, and that over the platform's."
+        now = timezone.now()
+        off, edition = line.multi_device_off(now), line.rule("edition")
+        word = "every signed-in device rings" if line.rings_all(now) else "one device rings"
+        if line.multi_device and off:
+            word += ", although multi-device is switched on: the edition " + (
+                "ran out" if off == "expired" else "does not include it"
+            )
+        limits = {field: (limit(line, field), SAID_BY[line.rule(field).source]) for field in LIMITS}
+        return format_html(
+            '<ul class="holds"><li>{} incoming calls at a time, says {}.</li><li>{} outgoing calls at a time, says {}.'
+            "</li><li>{}. Whether multi-device is included, says {}.</li></ul>",
+            *limits["max_incoming"], *limits["max_outgoing"], word[0].upper() + word[1:], SAID_BY[edition.source],
+        )  # fmt: skip
+
+    def save_model(self, request: HttpRequest, obj: Line, form: Any, change: bool) -> None:
+        if change:  # only what was changed: the user may have switched multi-device meanwhile
+            fields = [name for name in form.changed_data if name in form.fields]
+            if fields:
+                obj.save(update_fields=fields)
+        else:
+            super().save_model(request, obj, form, change)
+        transaction.on_commit(lambda: switchboard.tell_line(obj))  # the admin wraps its views in a transaction
+
+    def process_result(self, result: Any, request: HttpRequest) -> Any:
+        """What was imported is told to the devices that it concerns."""
+        changed = [row.object_id for row in result.rows if row.import_type in _WRITTEN]
+        switchboard.tell_lines(Q(pk__in=changed))
+        return super().process_result(result, request)
+
+    @admin.action(description="Change limits, multi-device or group…", permissions=["change"])
+    def change_many(self, request: HttpRequest, queryset: QuerySet[Line]) -> TemplateResponse | None:
+        keys = list(queryset.order_by("pk").values_list("pk", flat=True)[: MAX_AT_ONCE + 1])
+        if len(keys) > MAX_AT_ONCE:
+            self.message_user(
+                request,
+                f"That is more than {MAX_AT_ONCE:,} lines. Narrow the list, use a group of lines, or import a file.",
+                messages.ERROR,
+            )
+            return None
+        form = ManyForm(request.POST if "apply" in request.POST else None)
+        if form.is_valid():
+            for key in keys:
+                switchboard.change_line(key, **form.changes())
+            lines = "1 line" if len(keys) == 1 else f"{len(keys):,} lines"
+            self.message_user(request, f"{lines} changed. It holds for the next call.", messages.SUCCESS)
+            return None
+        context = {
+            **self.admin_site.each_context(request),
+            "title": f"Change {len(keys):,} line{'' if len(keys) == 1 else 's'}",
+            "opts": self.opts,
+            "form": form,
+            "media": self.media + form.media,
+            "number": len(keys),
+            "some": [line.user.get_username() for line in queryset.select_related("user")[:10]],
+            "selected": request.POST.getlist(ACTION_CHECKBOX_NAME),
+            "select_across": request.POST.get("select_across", "0"),
+            "action": "change_many",
+        }
+        return TemplateResponse(request, "admin/devices/line/change_many.html", context)
+
+    @admin.action(description="Sign out all devices of the selected", permissions=["change"])
+    def sign_out_all(self, request: HttpRequest, queryset: QuerySet[Line]) -> None:
+        devices = Device.objects.filter(user__in=queryset.values("user"), signed_out_at=None)
+        signed_out = sign_out(request, devices)
+        self.message_user(
+            request,
+            f"{signed_out} signed out." if signed_out else "No device was signed in.",
+            messages.SUCCESS if signed_out else messages.WARNING,
+        )
+
+
+_WRITTEN = (RowResult.IMPORT_TYPE_NEW, RowResult.IMPORT_TYPE_UPDATE)
+
+
+def sign_out(request: HttpRequest, devices: QuerySet[Device]) -> int:
+    """Signs these devices out, and notes who did it. Returns how many there were."""
+    number = 0
+    for device in devices.filter(signed_out_at=None).order_by("pk").iterator(chunk_size=200):
+        switchboard.sign_out(device)
+        audit.record(request, device, signed_out=("no", "yes"))
+        number += 1
+    return number
+
+
+@admin.register(LineGroup)
+class LineGroupAdmin(Exported, PanelAdmin):
+    """Rules for many lines: what a line does not say itself, its group says."""
+
+    list_display = ("name", "max_incoming", "max_outgoing", "edition", "edition_until", "number")
+    search_fields = ("name",)
+    fields = ("name", *LIMITS, "edition", "edition_until")
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[LineGroup]:
+        return super().get_queryset(request).annotate(number=Count("lines"))
+
+    @admin.display(description="lines")
+    def number(self, group: LineGroup) -> SafeString:
+        where = f"{reverse('admin:devices_line_changelist')}?group__id__exact={group.pk}"
+        return format_html('<a href="{}">{}</a>', where, group.number)  # type: ignore[attr-defined]
+
+    def formfield_for_dbfield(self, db_field: Any, request: HttpRequest, **kwargs: Any) -> Any:
+        field = super().formfield_for_dbfield(db_field, request, **kwargs)
+        if db_field.name in LIMITS and field is not None:
+            field.widget.attrs["placeholder"] = conf.get(db_field.name.upper())
+        return field
+
+    def save_model(self, request: HttpRequest, obj: LineGroup, form: Any, change: bool) -> None:
+        super().save_model(request, obj, form, change)
+        transaction.on_commit(lambda: switchboard.tell_lines(Q(group=obj)))

@@ -1,0 +1,86 @@
+"""Accounts and roles. Nobody can give somebody, or themselves, more than they have."""
+
+from typing import Any
+
+from django.contrib import admin
+from django.contrib.auth import get_user_model
+from django.contrib.auth.admin import GroupAdmin, UserAdmin
+from django.contrib.auth.models import Group, Permission
+from django.http import HttpRequest
+
+from devices.models import Line
+
+User = get_user_model()
+if admin.site.is_registered(User):
+    admin.site.unregister(User)
+if admin.site.is_registered(Group):
+    admin.site.unregister(Group)
+
+
+def may_give(request: HttpRequest, role: Group) -> bool:
+    """Whether this request's user has every permission of the role."""
+    mine = request.user.get_all_permissions()
+    theirs = role.permissions.values_list("content_type__app_label", "codename")
+    return request.user.is_superuser or all(f"{app}.{codename}" in mine for app, codename in theirs)
+
+
+@admin.register(User)
+class PersonAdmin(UserAdmin):
+    """Accounts. Whoever is no superuser cannot touch one, nor make one, nor give single permissions."""
+
+    list_display = ("username", "first_name", "last_name", "is_active", "is_staff", "roles", "last_login")
+    list_filter = ("is_active", "is_staff", "groups")
+    show_full_result_count = False
+
+    def get_queryset(self, request: HttpRequest) -> Any:
+        return super().get_queryset(request).prefetch_related("groups")
+
+    @admin.display(description="roles")
+    def roles(self, user: Any) -> str:
+        if user.is_superuser:
+            return "superuser"
+        return ", ".join(group.name for group in user.groups.all()) or "–"
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return super().has_change_permission(request, obj) and self._may_touch(request, obj)
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return super().has_delete_permission(request, obj) and self._may_touch(request, obj)
+
+    def _may_touch(self, request: HttpRequest, obj: Any) -> bool:
+        if obj is None or request.user.is_superuser:
+            return True
+        return not obj.is_superuser and all(may_give(request, role) for role in obj.groups.all())
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> Any:
+        fields = tuple(super().get_readonly_fields(request, obj))
+        return fields if request.user.is_superuser else (*fields, "is_superuser", "user_permissions")
+
+    def formfield_for_manytomany(self, db_field: Any, request: HttpRequest, **kwargs: Any) -> Any:
+        if db_field.name == "groups" and not request.user.is_superuser:
+            given = [role.pk for role in Group.objects.all() if may_give(request, role)]
+            kwargs["queryset"] = Group.objects.filter(pk__in=given)
+        return super().formfield_for_manytomany(db_field, request, **kwargs)
+
+    def save_model(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:
+        super().save_model(request, obj, form, change)
+        Line.make([obj.pk])  # so that the list of lines has everybody
+
+
+@admin.register(Group)
+class RoleAdmin(GroupAdmin):
+    """Roles: groups with permissions. Only a superuser changes what a role may."""
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return request.user.is_superuser and super().has_add_permission(request)
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return request.user.is_superuser and super().has_change_permission(request, obj)
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return request.user.is_superuser and super().has_delete_permission(request, obj)
+
+    def formfield_for_manytomany(self, db_field: Any, request: HttpRequest, **kwargs: Any) -> Any:
+        if db_field.name == "permissions":
+            kwargs["queryset"] = Permission.objects.select_related("content_type")
+        return super().formfield_for_manytomany(db_field, request, **kwargs)

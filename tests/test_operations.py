@@ -1,0 +1,229 @@
+"""What machines and whoever keeps the site running ask: health, figures, the log, guessing, cleaning, erasing."""
+
+import asyncio
+import datetime as dt
+import json
+import logging
+import re
+
+import pytest
+from asgiref.sync import sync_to_async
+from django.contrib.auth import get_user_model
+from django.core.management import CommandError, call_command
+from django.test import Client, override_settings
+from django.utils import timezone
+
+from calls import clock, conf, logs, refusals, switchboard
+from calls.hub import hub
+from calls.models import Call, Entry, Leg, Refusal
+from devices.models import Device
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+async def a_call(page):
+    alice, bob = await page("alice"), await page("bob", "Bob's Phone")
+    call = (await alice.invite("bob", data={"topic": "secret"}))["call"]["id"]
+    await bob.sees(call)
+    await bob.ask("answer", call=call)
+    return call, alice, bob
+
+
+def calls_settings(**changed):
+    from django.conf import settings
+
+    return override_settings(CALLS=settings.CALLS | changed)
+
+
+# ── health ──
+
+
+def test_a_process_that_lives_says_so_without_its_database(client, monkeypatch):
+    monkeypatch.setattr("django.db.backends.base.base.BaseDatabaseWrapper.cursor", lambda *_: 1 / 0)
+    assert client.get("/healthz").content == b"ok"
+
+
+async def test_ready_looks_at_database_layer_and_clock(page, async_client, monkeypatch):
+    await page("alice")  # starts the hub
+    monkeypatch.setattr(hub, "errands", [clock.run])
+    monkeypatch.setattr(clock.last, "tick", None)
+    response = await async_client.get("/readyz")
+    assert (response.status_code, response.json()) == (200, {"database": "ok", "layer": "ok", "clock": "ok"})
+    monkeypatch.setattr(clock.last, "tick", hub.began - 100)
+    response = await async_client.get("/readyz")
+    assert (response.status_code, response.json()["clock"]) == (503, "failed")
+
+
+async def test_without_its_layer_a_process_is_not_ready(async_client):
+    away = {"default": {"BACKEND": "channels_redis.pubsub.RedisPubSubChannelLayer",
+                        "CONFIG": {"hosts": ["redis://127.0.0.1:1/0"]}}}  # fmt: skip
+    with override_settings(CHANNEL_LAYERS=away):
+        response = await async_client.get("/readyz")
+    assert (response.status_code, response.json()["layer"]) == (503, "failed")
+
+
+# ── figures ──
+
+
+def figures(text):
+    return {name: float(value) for name, value in re.findall(r"^(callplatform_\S+) (\S+)$", text, re.MULTILINE)}
+
+
+async def test_figures_count_calls_races_answers_and_commands(page, people):
+    operator = Client()
+    await sync_to_async(operator.force_login)(people["operator"])
+
+    async def read():
+        return figures((await sync_to_async(operator.get)("/metrics")).content.decode())
+
+    before = await read()
+    call, alice, _bob = await a_call(page)
+    laptop = await page("bob", "Laptop")
+    await laptop.ask("answer", call=call)  # a race that is lost
+    carol = await page("carol")
+    await carol.invite("bob")  # busy
+    await alice.ask("hangup", call=call)
+    after = await read()
+
+    def more(name):
+        return after[name] - before.get(name, 0)
+
+    assert more('callplatform_calls_placed_total{kind="audio"}') == 2
+    assert more('callplatform_calls_ended_total{reason="completed"}') == 1
+    assert more('callplatform_calls_ended_total{reason="busy"}') == 1
+    assert more('callplatform_refused_total{code="answered_elsewhere",command="answer"}') == 1
+    assert more("callplatform_answer_seconds_count") == 1
+    assert more("callplatform_ring_stop_seconds_count") == 1
+    assert more('callplatform_command_seconds_count{command="answer"}') == 2
+    assert after["callplatform_sockets"] == 4
+
+
+async def test_a_view_that_was_missed_counts_as_repaired(page):
+    from prometheus_client import REGISTRY
+
+    call, alice, _ = await a_call(page)
+    before = REGISTRY.get_sample_value("callplatform_frames_repaired_total")
+    pong = await alice.ask("ping", calls={call: 1})
+    assert [view["id"] for view in pong["calls"]] == [call]
+    assert REGISTRY.get_sample_value("callplatform_frames_repaired_total") == before + 1
+
+
+def test_figures_are_for_the_token_and_for_staff_only(client, people):
+    assert client.get("/metrics").status_code == 404
+    with calls_settings(METRICS_TOKEN="long-secret"):
+        assert client.get("/metrics", headers={"Authorization": "Bearer wrong"}).status_code == 404
+        assert client.get("/metrics", headers={"Authorization": "Bearer long-secret"}).status_code == 200
+    client.force_login(people["alice"])
+    assert client.get("/metrics").status_code == 404
+    assert not conf.get("METRICS_TOKEN")
+    assert client.get("/metrics", headers={"Authorization": "Bearer "}).status_code == 404
+
+
+# ── the log ──
+
+
+async def test_a_line_of_the_log_names_keys_and_no_names():
+    from django.conf import settings
+    from django.utils.module_loading import import_string
+
+    made = settings.LOGGING["formatters"]["json"]
+    formatter = import_string(made["()"])(fmt=made["format"], style="{", rename_fields=made["rename_fields"])
+
+    async def socket(number):
+        logs.about(user=number, device=f"device-{number}")
+        await asyncio.sleep(0)
+        logs.about(call=f"call-{number}")
+        record = logging.LogRecord("calls", logging.WARNING, __file__, 1, "something %s", ("odd",), None)
+        logs.Context().filter(record)
+        return json.loads(formatter.format(record))
+
+    said = await asyncio.gather(socket(1), socket(2))
+    for number, line in enumerate(said, start=1):
+        assert line["message"] == "something odd"
+        assert (line["level"], line["logger"]) == ("WARNING", "calls")
+        assert (line["user"], line["device"], line["call"]) == (str(number), f"device-{number}", f"call-{number}")
+
+
+# ── guessing ──
+
+
+def test_after_ten_wrong_passwords_the_name_is_locked_for_that_address_only(people):
+    from axes.utils import reset
+
+    try:
+        for path, fields in (("/accounts/login/", {}), ("/admin/login/", {"next": "/admin/"})):
+            reset()
+            here, elsewhere = Client(REMOTE_ADDR="192.0.2.1"), Client(REMOTE_ADDR="192.0.2.2")
+            for _ in range(10):
+                here.post(path, {"username": "operator", "password": "wrong", **fields})
+            locked = here.post(path, {"username": "operator", "password": "secret", **fields})
+            assert locked.status_code == 429, path
+            assert "Too many tries" in locked.content.decode()
+            assert here.post(path, {"username": "alice", "password": "secret", **fields}).status_code in (200, 302)
+            right = elsewhere.post(path, {"username": "operator", "password": "secret", **fields})
+            assert right.status_code == 302, path
+    finally:
+        reset()
+
+
+def test_only_our_own_proxies_say_where_somebody_comes_from(rf):
+    from calls import address
+
+    request = rf.get("/", REMOTE_ADDR="10.0.0.1", headers={"X-Forwarded-For": "6.6.6.6, 192.0.2.9"})
+    assert address.of_request(request) == "10.0.0.1"
+    with calls_settings(PROXIES=1):
+        assert address.of_request(request) == "192.0.2.9"
+        scope = {"client": ("10.0.0.1", 5), "headers": [(b"x-forwarded-for", b"6.6.6.6, 192.0.2.9")]}
+        assert address.of_scope(scope) == "192.0.2.9"
+        assert address.of_scope({"client": None, "headers": [(b"x-forwarded-for", b"nonsense")]}) is None
+
+
+# ── cleaning and erasing ──
+
+
+async def test_cleaning_forgets_old_ended_calls_with_all_that_belongs_to_them(page, capsys):
+    call, alice, bob = await a_call(page)
+    await alice.ask("hangup", call=call)
+    await bob.ask("answer", call=call)
+    await sync_to_async(refusals.write)()
+    live, *_ = await a_call(page)
+    long_ago = timezone.now() - dt.timedelta(days=40)
+    await Call.objects.aupdate(placed_at=long_ago)
+    await Call.objects.filter(pk=call).aupdate(ended_at=long_ago)
+    clean = sync_to_async(call_command)
+    await clean("clean")
+    assert await Call.objects.acount() == 2  # everything is kept unless somebody says otherwise
+    await clean("clean", days=30, dry_run=True)
+    assert "calls: 1 would be deleted" in capsys.readouterr().out
+    assert await Call.objects.acount() == 2
+    with calls_settings(KEEP_DAYS=30):
+        await clean("clean")
+    assert [str(each.pk) async for each in Call.objects.all()] == [live]
+    for rows in (Entry, Leg, Refusal):
+        assert not await rows.objects.filter(call=call).aexists(), rows
+
+
+async def test_an_erased_person_is_in_nothing_that_is_stored(page, people):
+    call, _alice, bob = await a_call(page)
+    erase = sync_to_async(call_command)
+    await sync_to_async(switchboard.change_line)(people["bob"].pk, max_incoming=3)
+    await erase("erase", "bob", yes=True)
+    assert await bob.closed() == 4401
+    with pytest.raises(CommandError, match="no user"):
+        await erase("erase", "bob", yes=True)
+    shell = await get_user_model()._default_manager.aget(pk=people["bob"].pk)
+    assert (shell.username, shell.is_active, shell.has_usable_password()) == (f"erased-{shell.pk}", False, False)
+    assert not await Device.objects.filter(user=shell).aexists()
+
+    def everything():
+        from django.apps import apps
+        from django.core import serializers
+
+        rows = [row for model in apps.get_models() for row in model._default_manager.all()]
+        return serializers.serialize("json", rows)
+
+    stored = await sync_to_async(everything)()
+    assert not re.search(r"\bbob\b|Bob's Phone", stored, re.IGNORECASE)
+    assert "alice" in stored
+    story = [entry.decode() async for entry in Entry.objects.filter(call=call)]
+    assert len(story) >= 3  # it can still be told

@@ -1,0 +1,485 @@
+"""The operator's panel through HTTP: lists of any length, bulk changes, stories, roles, changes, files, groups."""
+
+import csv
+import datetime as dt
+import io
+import re
+from typing import get_args
+
+import pytest
+from asgiref.sync import sync_to_async
+from auditlog.models import LogEntry
+from django.contrib.auth import get_user_model
+from django.contrib.auth.models import Group, Permission
+from django.core.files.uploadedfile import SimpleUploadedFile
+from django.core.management import call_command
+from django.db import connection
+from django.test import Client
+from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
+
+from calls import machine, protocol, refusals, switchboard
+from calls.admin import story
+from calls.models import Call, Refusal
+from devices.models import Device, Line, LineGroup
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+LISTS = ("devices/line/", "devices/linegroup/", "devices/device/", "calls/call/", "auditlog/logentry/", "auth/user/")
+
+
+def browser_of(user):
+    client = Client()
+    client.force_login(user)
+    return client
+
+
+@pytest.fixture
+def operator(people):
+    return browser_of(people["operator"])
+
+
+@pytest.fixture
+def in_role(people):
+    def sign_in(role, name="dave"):
+        call_command("roles", verbosity=0)
+        user = people[name]
+        user.is_staff = True
+        user.save()
+        user.groups.set([Group.objects.get(name=role)])
+        return browser_of(user)
+
+    return sign_in
+
+
+@pytest.fixture
+async def ask(operator):
+    """What the operator's browser gets from a path of the admin; with data, what it gets for posting them."""
+
+    def request(path, data):
+        if data is None:
+            return operator.get(f"/admin/{path}")
+        return operator.post(f"/admin/{path}", data, follow=True)
+
+    async def get(path, **data):
+        response = await sync_to_async(request)(path, data or None)
+        assert response.status_code == 200, response
+        return response.content.decode()
+
+    return get
+
+
+async def a_call(page, caller="alice", callee="bob", answered=True):
+    """A call of the two: its id, and both pages."""
+    one, other = await page(caller), await page(callee, "Phone")
+    call = (await one.invite(callee))["call"]["id"]
+    await other.sees(call)
+    if answered:
+        await other.ask("answer", call=call)
+    return call, one, other
+
+
+# ── lists ──
+
+
+@pytest.mark.parametrize("path", LISTS)
+def test_a_list_costs_the_same_number_of_queries_whatever_its_length(operator, people, path):
+    def queries():
+        with CaptureQueriesContext(connection) as captured:
+            assert operator.get(f"/admin/{path}").status_code == 200
+        return len(captured)
+
+    def more(number):
+        users = [get_user_model()(username=f"user{number}-{n}") for n in range(number)]
+        users = get_user_model()._default_manager.bulk_create(users)
+        group, _ = LineGroup.objects.get_or_create(name="Sales")
+        Line.objects.bulk_create([Line(user=user, group=group) for user in users])
+        now = timezone.now()
+        Device.objects.bulk_create(
+            [Device(user=user, name="Phone", logged_in_at=now, last_seen_at=now, online_until=now) for user in users]
+        )
+        for one, other in zip(users[::2], users[1::2], strict=True):
+            seat = machine.Seat(str(one.pk), Device.objects.get(user=one).pk, "Phone", Device.objects.get(user=one).pk)
+            placed = switchboard.place(one, seat, seat.page, [other.username], "audio", None, 45)
+            assert placed.refused is None
+            line = Line.objects.get(pk=one.pk)
+            line.max_incoming = 3
+            line.save()
+
+    more(4)
+    operator.get(f"/admin/{path}")  # content types and the like are remembered from here on
+    few = queries()
+    more(20)
+    assert queries() == few <= 14
+
+
+def test_the_lists_page_says_when_it_stopped_counting(operator, people, monkeypatch):
+    monkeypatch.setattr("calls.admin.base.MAX_COUNTED", 2)
+    Line.make([user.pk for user in people.values()])
+    assert "more than 2 lines" in operator.get("/admin/devices/line/").content.decode()
+
+
+def test_lines_are_found_by_who_has_them_and_what_they_do(operator, people):
+    Line.make([user.pk for user in people.values()])
+    people["carol"].first_name, people["carol"].last_name = "Carol", "Danvers"
+    people["carol"].save()
+    now = timezone.now()
+    later = now + dt.timedelta(minutes=5)
+    Device.objects.create(user=people["dave"], name="Web", logged_in_at=now, last_seen_at=now, online_until=later)
+
+    def found(query):
+        text = operator.get(f"/admin/devices/line/?{query}").content.decode()
+        return re.findall(r'field-person"><a[^>]*>([^<(]+?)(?: \(|<)', text)
+
+    assert found("") == ["alice", "bob", "carol", "dave", "operator"]
+    assert found("q=danvers") == ["carol"]
+    assert found("multi_device__exact=1") == ["bob"]
+    assert found("devices=online") == ["dave"]
+    assert found("devices=none") == ["alice", "bob", "carol", "operator"]
+
+
+async def test_a_line_above_its_limit_is_found(ask, page, people):
+    await a_call(page)
+    assert "bob" not in re.findall(r'field-person"><a[^>]*>(\w+)', await ask("devices/line/?live=over"))
+    assert re.findall(r'field-person"><a[^>]*>(\w+)', await ask("devices/line/?live=at")) == ["alice", "bob"]
+    await sync_to_async(switchboard.change_line)(people["bob"].pk, max_incoming=0)
+    assert re.findall(r'field-person"><a[^>]*>(\w+)', await ask("devices/line/?live=over")) == ["bob"]
+    assert re.findall(r'field-person"><a[^>]*>(\w+)', await ask("devices/line/?live=none&q=carol")) == []
+
+
+async def test_live_calls_come_first_and_calls_are_found_by_person_kind_and_id(ask, page):
+    live, *_ = await a_call(page)
+    carol, _ = await page("carol"), await page("dave")
+    ended = (await carol.invite("dave", kind="video"))["call"]["id"]
+    await carol.ask("hangup", call=ended)
+
+    async def found(query):
+        return re.findall(r"/admin/calls/call/([0-9a-f-]{36})/change/", await ask(f"calls/call/?{query}"))
+
+    assert await found("") == [live, ended]
+    assert await found("state=live") == [live]
+    assert await found("reason=cancelled") == [ended]
+    assert await found("kind=video") == [ended]
+    assert await found("q=bob") == [live]
+    assert await found(f"q={ended}") == [ended]
+    assert await found("placed=hour") == [live, ended]
+
+
+# ── many at once ──
+
+
+async def test_limits_and_multi_device_are_changed_on_many_lines_at_once(ask, page, people):
+    bob = await page("bob")
+    await sync_to_async(Line.make)([people["carol"].pk])
+    chosen = {"action": "change_many", "_selected_action": [people["bob"].pk, people["carol"].pk]}
+    form = await ask("devices/line/", **chosen)
+    assert "Change 2 lines" in form
+    assert "Nothing is to be changed" in await ask("devices/line/", **chosen, apply="1")
+    unsaid = await ask("devices/line/", **chosen, apply="1", max_incoming="set")
+    assert "Say how many calls at a time." in unsaid
+    done = await ask(
+        "devices/line/", **chosen, apply="1", max_incoming="set", max_incoming_number=3, multi_device="off"
+    )
+    assert "2 lines changed." in done
+    assert (await bob.until(lambda frame: frame["t"] == "line"))["line"]["max_incoming"] == 3
+    lines = [line async for line in Line.objects.filter(user__in=[people["bob"], people["carol"]])]
+    assert [(line.max_incoming, line.multi_device, line.max_outgoing) for line in lines] == [(3, False, None)] * 2
+
+
+async def test_all_devices_of_a_user_are_signed_out_together(ask, page, people):
+    phone, laptop, other = await page("bob", "Phone"), await page("bob", "Laptop"), await page("alice")
+    await ask("devices/device/", action="sign_out_all", _selected_action=[phone.device])
+    assert [await phone.closed(), await laptop.closed()] == [4401, 4401]
+    assert (await other.ping())["t"] == "pong"
+
+
+async def test_a_device_shows_where_it_came_from(ask, page):
+    await page("bob", "Phone")
+    await Device.objects.aupdate(address="192.0.2.7")
+    assert "192.0.2.7" in await ask("devices/device/?q=192.0.2")
+
+
+# ── one call ──
+
+
+async def test_refused_commands_are_in_the_story(ask, page):
+    call, _alice, phone = await a_call(page)
+    laptop = await page("bob", "Laptop")
+    refused = await laptop.ask("answer", call=call)
+    assert refused["error"]["code"] == "answered_elsewhere"
+    await laptop.ask("answer", call=call)
+    await sync_to_async(refusals.write)()
+    text = await ask(f"calls/call/{call}/change/")
+    words = re.findall(r'<span class="words">([^<]+)</span>', text)
+    assert words[-1] == ("bob tried to answer on Laptop: refused, it had been answered on another device (2 times)")
+    assert words[:2] == ["alice called bob from Laptop", "bob answered on Phone"]
+    assert await Refusal.objects.acount() == 1
+    await phone.ask("hangup", call=call)
+
+
+async def test_nobody_fills_the_log_by_asking_in_vain(page, monkeypatch):
+    monkeypatch.setattr(refusals, "MAX_A_CALL", 3)
+    call, *_ = await a_call(page, answered=False)
+    for number in range(5):
+        stranger = await page("bob", f"Device {number}")
+        await stranger.ask("move", call=call)
+        await sync_to_async(refusals.write)()
+    assert await Refusal.objects.filter(call=call).acount() == 3
+
+
+async def test_a_call_is_ended_with_a_reason_that_both_sides_read(ask, page):
+    call, alice, bob = await a_call(page)
+    text = await ask(f"calls/call/{call}/end/", note="Maintenance in five minutes")
+    assert "everybody in it was told" in text
+    assert "The operator’s reason" in text
+    for person in (alice, bob):
+        seen = await person.sees(call, state="ended", reason="operator")
+        assert seen["note"] == "Maintenance in five minutes"
+    assert "had ended before" in await ask(f"calls/call/{call}/end/", note="again")
+    changes = await ask("auditlog/logentry/?what=call")
+    assert "active → ended" in changes
+
+
+def test_every_reason_has_words():
+    assert set(story.TOLD) <= set(protocol.MESSAGES)
+    assert set(story.REASONS) == set(get_args(machine.Reason))
+
+
+# ── roles ──
+
+
+def rows_of(response):
+    return list(csv.DictReader(io.StringIO(response.content.decode())))
+
+
+async def test_a_viewer_sees_everything_and_changes_nothing(in_role, page, people):
+    viewer = await sync_to_async(in_role)("viewer")
+    call, _alice, phone = await a_call(page)
+    line = people["bob"].pk
+
+    def walk():
+        for path in ("devices/line/", "devices/linegroup/", "devices/device/", "calls/call/",
+                     f"devices/line/{line}/change/", f"calls/call/{call}/change/"):  # fmt: skip
+            text = viewer.get(f"/admin/{path}").content.decode()
+            assert 'name="_save"' not in text, path
+            assert "End the call" not in text, path
+            assert 'name="action"' not in text, path
+        for path in ("auditlog/logentry/", "auth/user/", "devices/line/import/"):
+            assert viewer.get(f"/admin/{path}").status_code == 403, path
+        posts = {
+            "devices/line/": {"form-TOTAL_FORMS": 1, "form-INITIAL_FORMS": 1, "_save": "Save", "form-0-user": line,
+                              "form-0-max_incoming": 9},
+            f"devices/line/{line}/change/": {"max_incoming": 9},
+            f"calls/call/{call}/end/": {"note": "x"},
+            "devices/line/import/": {},
+            "devices/linegroup/add/": {"name": "Mine"},
+        }  # fmt: skip
+        for path, data in posts.items():
+            viewer.post(f"/admin/{path}", data)
+        for path, action, key in (
+            ("devices/line/", "change_many", line), ("devices/line/", "sign_out_all", line),
+            ("devices/device/", "sign_out", phone.device), ("devices/device/", "sign_out_all", phone.device),
+            ("calls/call/", "end_call", call),
+        ):  # fmt: skip
+            viewer.post(
+                f"/admin/{path}", {"action": action, "_selected_action": [key], "apply": "1", "multi_device": "off"}
+            )
+        assert Line.objects.get(pk=line).max_incoming is None
+        assert Line.objects.get(pk=line).multi_device
+        assert Call.objects.get(pk=call).state == "active"
+        assert not LineGroup.objects.exists()
+
+    await sync_to_async(walk)()
+    assert (await phone.ping())["t"] == "pong"
+
+
+def test_staff_without_a_role_see_nothing_and_save_nothing(people):
+    people["dave"].is_staff = True
+    people["dave"].save()
+    nobody = browser_of(people["dave"])
+    for path in LISTS:
+        assert nobody.get(f"/admin/{path}").status_code == 403, path
+        if path != "auth/user/":
+            assert nobody.post(f"/admin/{path}export/", {"format": "0"}).status_code == 403, path
+
+
+def test_an_operator_changes_lines_and_sees_who_did_but_no_accounts(in_role, people):
+    operator = in_role("operator")
+    for path in ("devices/line/", "auditlog/logentry/", "devices/line/import/"):
+        assert operator.get(f"/admin/{path}").status_code == 200, path
+    for path in ("auth/user/", "auth/group/", "devices/linegroup/add/"):
+        assert operator.get(f"/admin/{path}").status_code == 403, path
+
+
+def test_an_administrator_gives_roles_but_no_more_than_they_have(in_role, people):
+    administrator = in_role("administrator")
+    somebody, root = people["alice"], people["operator"]
+    page = administrator.get(f"/admin/auth/user/{somebody.pk}/change/").content.decode()
+    assert 'name="is_superuser"' not in page
+    assert 'name="user_permissions"' not in page
+    everything = Group.objects.create(name="everything")
+    everything.permissions.set(Permission.objects.all())
+    form = {"username": "alice", "is_active": "on", "is_staff": "on", "is_superuser": "on",
+            "date_joined_0": "2026-01-01", "date_joined_1": "00:00"}  # fmt: skip
+    administrator.post(f"/admin/auth/user/{somebody.pk}/change/", form | {"groups": [everything.pk]})
+    viewer = Group.objects.get(name="viewer")
+    administrator.post(f"/admin/auth/user/{somebody.pk}/change/", form | {"groups": [viewer.pk]})
+    somebody.refresh_from_db()
+    assert not somebody.is_superuser
+    assert list(somebody.groups.all()) == [viewer]
+    administrator.post(f"/admin/auth/user/{root.pk}/change/", {"username": "mine", "is_active": "on"})
+    root.refresh_from_db()
+    assert root.username == "operator"
+
+
+# ── who changed what ──
+
+
+def test_who_changed_what_from_what_to_what_is_kept_and_exported(operator, people):
+    line = people["bob"].pk
+    form = {"multi_device": "on", "max_incoming": 2, "max_outgoing": "", "group": "", "edition": ""}
+    response = operator.post(f"/admin/devices/line/{line}/change/", form)
+    assert response.status_code == 302, response.content.decode()
+    switchboard.change_line(line, max_incoming=4)  # as the command line does
+    text = operator.get("/admin/auditlog/logentry/?what=line").content.decode()
+    assert re.search(r"<b>max incoming</b> empty → 2<", text)
+    assert re.search(r"<b>max incoming</b> 2 → 4<", text)
+    assert re.search(r'field-who">not in the admin<', text)
+    exported = operator.post("/admin/auditlog/logentry/export/?what=line", {"format": "0"})
+    newest, older = rows_of(exported)[:2]
+    assert (newest["who"], newest["changes"]) == ("", "max incoming: 2 → 4")
+    assert (older["who"], older["remote_addr"]) == ("operator", "127.0.0.1")
+    assert operator.get("/admin/auditlog/logentry/add/").status_code == 403
+
+
+def test_given_roles_are_kept_too(operator, people):
+    call_command("roles", verbosity=0)
+    viewer = Group.objects.get(name="viewer")
+    form = {"username": "alice", "is_active": "on", "is_staff": "on", "groups": [viewer.pk],
+            "date_joined_0": "2026-01-01", "date_joined_1": "00:00"}  # fmt: skip
+    operator.post(f"/admin/auth/user/{people['alice'].pk}/change/", form)
+    text = operator.get("/admin/auditlog/logentry/?what=user").content.decode()
+    assert "added viewer" in text
+    assert re.search(r"<b>is staff</b> False → True<", text)
+
+
+def test_a_changed_password_is_noted_without_any_part_of_it(operator, people):
+    people["alice"].set_password("another")
+    people["alice"].save()
+    text = operator.get("/admin/auditlog/logentry/?what=user").content.decode()
+    assert re.search(r"<b>password</b> changed<", text)
+    hashed = people["alice"].password
+    stored = [str(entry.changes) for entry in LogEntry.objects.all()]
+    assert not [changes for changes in stored if hashed[-8:] in changes]
+
+
+# ── files ──
+
+
+def upload(client, text):
+    return client.post(
+        "/admin/devices/line/import/", {"format": "0", "import_file": SimpleUploadedFile("lines.csv", text.encode())}
+    )
+
+
+def confirm(client, page):
+    form = page.context["confirm_form"].initial
+    return client.post("/admin/devices/line/process_import/", form, follow=True)
+
+
+def test_a_file_with_bad_rows_changes_nothing_until_it_is_mended(operator, people):
+    good = "user,max_incoming,multi_device\nalice,3,1\nbob,2,0\n"
+    bad = upload(operator, good + "nobody,1,0\ncarol,many,0\n")
+    text = bad.content.decode()
+    assert "There is no user" in text
+    assert "is not a number of calls" in text
+    assert bad.context.get("confirm_form") is None
+    assert not Line.objects.filter(user=people["alice"]).exists()
+    preview = upload(operator, good + "carol,0,0\n")
+    assert "empty → 2" in preview.content.decode()
+    assert Line.objects.get(user=people["bob"]).max_incoming is None
+    assert "3" in confirm(operator, preview).content.decode()
+    found = {line.user.username: (line.max_incoming, line.multi_device) for line in Line.objects.select_related("user")}
+    assert found == {"alice": (3, True), "bob": (2, False), "carol": (0, False)}
+
+
+@pytest.mark.parametrize("format", ["0", "1"])
+def test_exported_lines_can_be_imported_again(operator, people, format):
+    group = LineGroup.objects.create(name="Sales", max_incoming=5)
+    until = timezone.now().replace(microsecond=0)
+    Line.objects.filter(user=people["bob"]).update(group=group, edition="until", edition_until=until, max_outgoing=0)
+    exported = operator.post("/admin/devices/line/export/", {"format": format})
+    Line.objects.filter(user=people["bob"]).update(group=None, edition="", edition_until=None, max_outgoing=7)
+    file = SimpleUploadedFile("lines", exported.content)
+    preview = operator.post("/admin/devices/line/import/", {"format": format, "import_file": file})
+    assert preview.context.get("confirm_form") is not None
+    confirm(operator, preview)
+    line = Line.objects.get(user=people["bob"])
+    assert (line.group, line.edition, line.edition_until, line.max_outgoing) == (group, "until", until, 0)
+
+
+async def test_calls_are_exported_as_they_are_filtered(page, operator):
+    call, *_ = await a_call(page)
+    response = await sync_to_async(operator.post)("/admin/calls/call/export/?state=live", {"format": "0"})
+    (row,) = rows_of(response)
+    assert (row["id"], row["caller"], row["callees"], row["state"]) == (call, "alice", "bob", "active")
+
+
+# ── groups and editions ──
+
+
+async def test_the_most_specific_limit_wins_and_the_page_says_whose_it_is(ask, page, people):
+    group = await LineGroup.objects.acreate(name="Sales", max_incoming=2)
+    await sync_to_async(switchboard.change_line)(people["bob"].pk, group_id=group.pk)
+    bob, callers = await page("bob"), [await page(name) for name in ("alice", "carol", "dave")]
+    assert bob.welcome["line"]["max_incoming"] == 2
+    states = [(await caller.invite("bob"))["call"]["state"] for caller in callers]
+    assert states == ["ringing", "ringing", "ended"]
+    text = await ask(f"devices/line/{people['bob'].pk}/change/")
+    assert "2 incoming calls at a time, says its group." in text
+    assert "1 outgoing calls at a time, says the platform." in text
+    assert 'placeholder="2" title="Empty: 2, of Sales"' in await ask("devices/line/?q=bob")
+    await ask(f"devices/linegroup/{group.pk}/change/", name="Sales", max_incoming=3, max_outgoing="", edition="")
+    assert (await bob.until(lambda frame: frame["t"] == "line"))["line"]["max_incoming"] == 3
+    await sync_to_async(switchboard.change_line)(people["bob"].pk, max_incoming=1)
+    assert "1 incoming calls at a time, says this line." in await ask(f"devices/line/{people['bob'].pk}/change/")
+
+
+async def test_an_edition_that_is_off_rings_one_device_and_the_page_is_told_why(page, people):
+    await sync_to_async(switchboard.change_line)(people["bob"].pk, may_switch=True)
+    laptop, phone = await page("bob", "Laptop"), await page("bob", "Phone")
+    assert "multi_device_off" not in laptop.welcome["line"]
+    await sync_to_async(switchboard.change_line)(people["bob"].pk, edition="off")
+    told = (await laptop.until(lambda frame: frame["t"] == "line"))["line"]
+    assert (told["multi_device"], told["may_switch"], told["multi_device_off"]) == (False, False, "not_included")
+    assert (await laptop.ask("multi_device", on=True))["error"]["code"] == "multi_device_off"
+    alice = await page("alice")
+    call = (await alice.invite("bob"))["call"]["id"]
+    await phone.sees(call)
+    await phone.ask("answer", call=call)
+    assert not any(frame["t"] == "call" for frame in (await laptop.ping())["calls"])
+
+
+async def test_an_edition_of_a_group_runs_out_at_its_time_and_the_page_is_told(page, people):
+    soon = timezone.now() + dt.timedelta(minutes=5)
+    group = await LineGroup.objects.acreate(name="Trial", edition="until", edition_until=soon)
+    await sync_to_async(switchboard.change_line)(people["bob"].pk, group_id=group.pk)
+    phone = await page("bob", "Phone")
+    assert phone.welcome["line"]["multi_device"] is True
+    assert phone.welcome["line"]["multi_device_until"] == soon.isoformat()
+    past = timezone.now() - dt.timedelta(seconds=1)
+    await LineGroup.objects.aupdate(edition_until=past)
+    await sync_to_async(switchboard.tell_expired)(past - dt.timedelta(seconds=1), timezone.now())
+    told = (await phone.until(lambda frame: frame["t"] == "line"))["line"]
+    assert (told["multi_device"], told["multi_device_off"]) == (False, "expired")
+    line = await Line.objects.select_related("group").aget(user=people["bob"])
+    assert line.rings_all(timezone.now()) is False
+
+
+def test_groups_are_read_with_the_lines_in_one_statement(people):
+    group = LineGroup.objects.create(name="Sales", max_incoming=2)
+    Line.objects.filter(user=people["bob"]).update(group=group)
+    with switchboard.transaction.atomic(), CaptureQueriesContext(connection) as captured:
+        line = Line.lock([people["bob"].pk])[people["bob"].pk]
+        assert line.rule("max_incoming") == (2, "group", None)
+    assert len([query for query in captured if "SELECT" in query["sql"]]) == 1
