@@ -19,6 +19,8 @@ from calls.machine import Call
 from calls.switchboard import CatchUp, Order, Outcome
 
 MAX_BATCH = 64  # orders in one transaction
+BREATH_S = 0.005  # the longest pause between two batches of orders, in which they gather
+SHARE_S = 0.0005  # of it for each order but one of the last batch: what comes alone waits for nothing
 GATHER_S = 0.25  # the longest that a ping waits for others
 PAUSE_S = 0.015  # for each ping but one of the last look: so they are gathered from 70 a second on
 
@@ -89,6 +91,7 @@ class Desk:
                     self._spawn(self._alone(asked))
                 else:
                     _resolve(asked, outcome if outcome.held else NotHeld())
+            await asyncio.sleep(min(BREATH_S, SHARE_S * (len(orders) - 1)))
         self.working = False
 
     async def _look(self) -> None:

@@ -10,7 +10,7 @@ import datetime as dt
 import itertools
 import uuid
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any, NamedTuple
 
 import msgspec
@@ -53,7 +53,7 @@ class World(Struct):
     """Invites whose id is spent: id, person, the call that it became."""
     seen: list[tuple[uuid.UUID, dt.datetime]] | None = None
     """Devices, and when they were last heard from."""
-    users: Any = None
+    users: list[Any] | None = None
     """The callees, as instances of the user model."""
     lines: Any = None
     """The lines of callers and callees, locked, as instances."""
@@ -153,10 +153,16 @@ def gather(wanted: Wanted, *, now: dt.datetime, until: dt.datetime, skip_locked:
         world.calls = [call for call in world.calls or () if call.id in locked]
     if callers:
         world.lines = prepared.instances(Line, msgspec.json.decode(answers["lines"] or b"[]"))
-        world.users = prepared.instances(get_user_model(), world.users or ())
+        world.users = [_user(bytes(row)) for row in world.users or ()]
     if beats:
         world.strangers = presence.strangers(beats, answers["beats"])
     return world
+
+
+@lru_cache(maxsize=10_000)
+def _user(row: bytes) -> Any:
+    """The user with this row. Rows hardly ever change, and one that does is another row."""
+    return prepared.instances(get_user_model(), [msgspec.json.decode(row)])[0]
 
 
 def lock(call_ids: Collection[uuid.UUID], *, skip_locked: bool = False) -> list[Call]:
@@ -189,7 +195,13 @@ def due(now: dt.datetime, limit: int, quiet: dt.datetime | None, gone: dt.dateti
     return _due(prepared.ask(DUE, *times, str(limit).encode()))
 
 
-_world = msgspec.json.Decoder(World).decode
+class Answer(World):
+    """As PostgreSQL gives it."""
+
+    users: list[msgspec.Raw] | None = None
+
+
+_world = msgspec.json.Decoder(Answer).decode
 _due = msgspec.json.Decoder(Due).decode
 _calls = msgspec.json.Decoder(list[Call]).decode
 _ids = msgspec.json.Decoder(set[uuid.UUID]).decode
