@@ -13,6 +13,9 @@ ROOT = Path(__file__).resolve().parent.parent
 WORK = ROOT / "var" / "bench"
 
 
+SITES = ("5000@20", "50000@20", "200000@20", "1000000@20", "1000000@120")
+
+
 def count(text: str) -> tuple[str, int]:
     letter, _, number = text.partition("=")
     return letter, int(number)
@@ -41,7 +44,14 @@ def arguments() -> argparse.ArgumentParser:
     pages = commands.add_parser("panel", help="how long the operator's pages take on a large site")
     pages.add_argument("--users", type=int, default=100_000)
     pages.add_argument("--calls", type=int, default=1_000_000)
+    scale = commands.add_parser("scale", help="simulate what sites of these sizes need: devices@seconds between pings")
+    scale.add_argument("sites", nargs="*", type=site, default=[*map(site, SITES)], metavar="devices@seconds")
     return parser
+
+
+def site(text: str) -> tuple[int, float]:
+    devices, _, seconds = text.partition("@")
+    return int(devices), float(seconds or 20)
 
 
 def main() -> int:
@@ -61,6 +71,14 @@ def main() -> int:
             return 0 if panel.run(options.users, options.calls) else 1
         case "serve":
             serve(options)
+        case "scale":
+            import django
+
+            os.environ |= {"DJANGO_SETTINGS_MODULE": "callplatform.settings", "DEBUG": "on", "ENV_FILE": os.devnull}
+            django.setup()
+            from benchmarks import scale
+
+            print(scale.table(options.sites))
         case "run":
             from benchmarks import report, run
             from scripts.services import Trouble

@@ -157,11 +157,12 @@ DEFAULT_OPTIONS: dict[str, dict[str, Any]] = {
     "django.db.backends.postgresql": {
         # Who waits for a connection is told `unavailable` well before a client takes its socket for dead. A pool that
         # gives up and begins anew finds PostgreSQL a second after its return; else it would look ever more rarely.
-        "pool": {"min_size": 1, "max_size": CALLS["DB_THREADS"] + 4, "timeout": 4, "reconnect_timeout": 5},
+        "pool": {"min_size": 1, "max_size": CALLS["DB_THREADS"] + 6, "timeout": 4, "reconnect_timeout": 5},
         # The hot path's own prepared statements (devices/prepared.py) look up by key, so the general plan is the right
         # one; to plan them anew each time costs more than to run them.
         "options": "-c lock_timeout=5s -c statement_timeout=30s -c idle_in_transaction_session_timeout=60s"
-        " -c plan_cache_mode=force_generic_plan -c jit=off",
+        " -c plan_cache_mode=force_generic_plan -c jit=off"
+        f" -c synchronous_commit={'on' if env.switch('SYNCHRONOUS_COMMIT', True) else 'off'}",
     },
 }
 

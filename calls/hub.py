@@ -45,7 +45,8 @@ class Letter(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Post(msgspec.Struct, frozen=True, array_like=True):
-    """All that one process says at once. Without letters it says that it serves sockets, and asks who else does."""
+    """All that one process says at once. Without letters it says that it serves sockets; whoever does too, and has not
+    heard of it, says the same."""
 
     origin: str
     letters: tuple[Letter, ...]
@@ -70,7 +71,7 @@ class Hub:
         self.loop: asyncio.AbstractEventLoop | None = None
         self.began = 0.0
         self.origin = uuid.uuid4().hex
-        self.alone = settings.PROCESSES == 1  # so it is said; a process that hears of another does not believe it
+        self.others: set[str] = set()  # other processes that serve sockets, as far as they were heard of
         self.decoders: dict[str, Callable[[bytes], Any]] = {}
         self.errands: list[Callable[[], Awaitable[None]]] = []
         self.tasks: set[asyncio.Task[None]] = set()
@@ -125,7 +126,7 @@ class Hub:
     def _spread(self, said: Sequence[Said]) -> None:
         for each in said:
             self._deliver(each)
-        if not self.alone:
+        if self.others or settings.PROCESSES > 1:
             self.spawn(self._send(self._post(said)))
 
     def _post(self, said: Sequence[Said]) -> Post:
@@ -155,9 +156,10 @@ class Hub:
                 await asyncio.sleep(RETRY_S)
 
     async def _read(self, post: Post) -> None:
-        if not post.letters and self.alone:
-            self.alone = False
-            log.warning("another process serves the same calls: PROCESSES should say how many there are")
+        if not post.letters and post.origin not in self.others:
+            self.others.add(post.origin)
+            if settings.PROCESSES == 1:
+                log.warning("Another process serves the same calls. PROCESSES should say how many there are.")
             await self._send(Post(self.origin, ()))
         for letter in post.letters:
             if any(key in self.sockets for key in letter.to):

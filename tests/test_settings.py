@@ -91,9 +91,12 @@ def test_postgresql_has_a_pool_with_room_for_the_socket_threads_and_impatient_lo
         "me", "p@ss", "db.example", 5433, "calls",
     ]  # fmt: skip
     assert database["CONN_MAX_AGE"] == 0
-    assert database["OPTIONS"]["pool"] == {"min_size": 1, "max_size": 7, "timeout": 4, "reconnect_timeout": 5}
+    assert database["OPTIONS"]["pool"] == {"min_size": 1, "max_size": 9, "timeout": 4, "reconnect_timeout": 5}
     assert database["OPTIONS"]["sslmode"] == "require"
     assert "lock_timeout=5s" in database["OPTIONS"]["options"]
+    assert "synchronous_commit=on" in database["OPTIONS"]["options"]
+    database = load(SECRET_KEY=KEY, DATABASE_URL="postgres://me@db/calls", SYNCHRONOUS_COMMIT="off")["DATABASES"]
+    assert "synchronous_commit=off" in database["default"]["OPTIONS"]["options"]
 
 
 def test_redis_means_the_publish_and_subscribe_layer(load: Any) -> None:

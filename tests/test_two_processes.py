@@ -225,3 +225,15 @@ async def test_the_calls_of_a_killed_server_are_ended_by_the_clock_of_another(la
     back = await comes_back(live, dave, server=other)
     assert back.calls == {}
     assert (await back.ask("ping", calls={talked: 2}))["calls"][0]["reason"] == "lost"
+
+
+async def test_servers_that_believe_to_be_alone_find_each_other(live, launch):
+    one, two = launch(PROCESSES="1"), launch(PROCESSES="1")
+    alice, phone = await live("alice", server=one), await live("bob", "Phone", server=two)
+    laptop = await live("bob", "Laptop", server=one)
+    call = await talk(alice, phone)
+    await laptop.sees(call, state="active", me={"device": "Phone"})
+    assert (await phone.ask("hangup", call=call))["ok"]
+    for page in (alice, laptop):
+        await page.sees(call, state="ended")
+    assert "PROCESSES should say how many" in one.logged()

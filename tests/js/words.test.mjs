@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 
 import { initials, tone } from "../../calls/static/calls/screens.js";
-import { clock, endedWords, problemWords, refusalWords } from "../../calls/static/calls/words.js";
+import { clock, endedWords, multiWords, problemWords, refusalWords } from "../../calls/static/calls/words.js";
 
 function ended(reason, { dir = "out", mine = "left", secs = 0, why = "incoming_limit" } = {}) {
   const other = dir === "out" ? "in" : "out";
@@ -87,4 +87,20 @@ test("who does not want to be disturbed is busy, and is told why the call was mi
   assert.equal(endedWords(ended("busy", { why: null }), "me").title, "Bob is busy");
   assert.equal(endedWords(ended("busy", { dir: "in", mine: "busy", why: null }), "me").detail, "You did not want to be disturbed.");
   assert.equal(endedWords(ended("busy", { dir: "in", mine: "busy" }), "me").detail, "You were on another call.");
+});
+
+test("what the operator said is shown to both", () => {
+  const view = { ...ended("operator", { secs: 65 }), note: "The ward is full." };
+  assert.deepEqual(endedWords(view, "me"), { title: "Ended by the operator", detail: "The ward is full.", missed: false });
+  assert.equal(endedWords(ended("operator", { secs: 65 }), "me").detail, "The call took 1:05.");
+});
+
+test("whoever may not have several devices is told why, and until when", () => {
+  const line = { multi_device: true, may_switch: true };
+  assert.equal(multiWords(line), "Every device that you are signed in on rings.");
+  assert.match(multiWords({ ...line, may_switch: false }), /operator decides/);
+  assert.match(multiWords({ ...line, multi_device: false, multi_device_off: "expired" }), /is over/);
+  assert.match(multiWords({ ...line, multi_device: false, multi_device_off: "not_included" }), /not included/);
+  const until = multiWords({ ...line, multi_device_until: "2026-12-24T12:00:00+00:00" }, "en-GB");
+  assert.equal(until, "Every device that you are signed in on rings. Several devices are allowed until 24 December 2026.");
 });

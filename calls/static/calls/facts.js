@@ -43,9 +43,9 @@ export function ringingFacts(phone, me, now) {
 }
 
 // What stands beside the people: the line's switch.
-export function multiFacts(line, online) {
+export function multiFacts(line, online, language) {
   if (!line) return { on: false, enabled: false, words: "" };
-  return { on: line.multi_device, enabled: line.may_switch && online, words: multiWords(line) };
+  return { on: line.multi_device, enabled: line.may_switch && online, words: multiWords(line, language) };
 }
 
 export function incomingFacts(phone, me) {

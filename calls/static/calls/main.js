@@ -259,7 +259,7 @@ function draw() {
     online,
     link: linkWords({ online, welcomed }),
     banner: offline && now() - offlineSince > OFFLINE_BANNER_MS ? bannerWords(trouble, sessions.size > 0) : "",
-    multi: multiFacts(line, online),
+    multi: multiFacts(line, online, document.documentElement.lang),
     soundBlocked,
     people: { rows: peopleFacts(people), query: people.query, state: people.state },
     mayNotify: attention.mayAsk,

@@ -36,7 +36,7 @@ export function endedWords(view, user) {
     unreachable: [gettext("{name} could not be reached"), gettext("None of their devices is connected.")],
     busy: [limit ? gettext("{name} is on another call") : gettext("{name} is busy"), gettext("Try again in a little while.")],
     lost: [gettext("The call was lost"), gettext("One side’s connection did not come back.")],
-    operator: [gettext("Ended by the operator"), length],
+    operator: [gettext("Ended by the operator"), view.note || length],
     expired: [gettext("Call ended"), gettext("It reached the longest time a call may take.")],
   };
   const [title, detail] = words[view.reason] ?? [gettext("Call ended"), length];
@@ -139,11 +139,23 @@ export function bannerWords(trouble, inCall) {
     : gettext("Reconnecting to the server… You cannot be called until it is back.");
 }
 
-export function multiWords({ multi_device: on, may_switch: mine }) {
+// `language` is that of the page.
+export function multiWords({ multi_device: on, may_switch: mine, multi_device_off: off, multi_device_until: until }, language) {
+  const why = {
+    not_included: gettext("Only the device you signed in on last rings: your operator has not included several devices for you."),
+    expired: gettext("Only the device you signed in on last rings: the time in which several devices were allowed is over. Ask your operator to extend it."),
+  }[off];
+  if (why) return why;
   const state = on
     ? gettext("Every device that you are signed in on rings.")
     : gettext("Only the device you signed in on last rings.");
-  return mine ? state : `${state} ${gettext("Your operator decides about this.")}`;
+  const words = [state];
+  if (!mine) words.push(gettext("Your operator decides about this."));
+  if (until) {
+    const day = new Date(until).toLocaleDateString(language, { dateStyle: "long" });
+    words.push(put(gettext("Several devices are allowed until {day}."), { day }));
+  }
+  return words.join(" ");
 }
 
 export function peopleWords({ state, query }) {
