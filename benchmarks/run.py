@@ -93,7 +93,7 @@ def run(plan: Plan, kind: str, directory: Path) -> Row:
     began = time.monotonic()
     with stack.stores(directory, bench.cores.server) as stores:
         stack.migrate(stores)
-        most = max(2 * BUSY, max(plan.concurrency) + plan.sweep * len(plan.devices))
+        most = max(4 * BUSY, max(plan.concurrency) + plan.sweep * len(plan.devices))
         people = {"a": most, "b": most, "i": -(-max(plan.idle) // 3)}
         bench.cookies = stack.make_people(stores, people, directory / "cookies.json")
         pg.prepare(stores.database_url, BUSY)
@@ -193,7 +193,7 @@ async def _against(
             row = await load.closed(pairs[:BUSY], bench.plan.seconds, parts)
             bench.add(what, row, there=there, round=again)
     if what == "live":
-        history.remove_live(stores.database_url)
+        await asyncio.to_thread(history.remove_live, stores.database_url)  # the sockets are still there
 
 
 async def _idle(bench: Bench, stores: Stores) -> None:
@@ -257,8 +257,9 @@ async def _processes(bench: Bench, stores: Stores) -> None:
         roots = [stores.postgres, stores.redis]
         stack.pin(roots, apart)
         parts = {"server": [one.pid, two.pid], **stores.parts}
-        together = await bench.pairs([one.port], BUSY, 3)
-        spread = await bench.pairs([one.port, two.port], BUSY, 3, BUSY)
+        many = 2 * BUSY  # a process that is held back answers late: more calls at a time keep it busy
+        together = await bench.pairs([one.port], many, 3)
+        spread = await bench.pairs([one.port, two.port], many, 3, many)
         for number in range(max(1, bench.plan.rounds - 2)):
             for processes, pairs in ((1, together), (2, spread)):
                 await _calm(parts)

@@ -61,10 +61,15 @@ class Leg(models.Model):
     state = models.CharField(max_length=11)
     reason = models.CharField(max_length=14, null=True)  # noqa: DJ001 - as above
     multi = models.BooleanField("multi-device", default=False)
-    ring_on = models.ForeignKey(Device, models.SET_NULL, null=True, related_name="+", db_index=False)
+    # A constraint would have all legs looked through for each device that is deleted; Django does it once for many.
+    ring_on = models.ForeignKey(
+        Device, models.SET_NULL, null=True, related_name="+", db_index=False, db_constraint=False
+    )
     ring_until = models.DateTimeField(null=True)
     alerted = models.BooleanField(default=False)
-    device = models.ForeignKey(Device, models.SET_NULL, null=True, related_name="legs", db_index=False)
+    device = models.ForeignKey(
+        Device, models.SET_NULL, null=True, related_name="legs", db_index=False, db_constraint=False
+    )
     device_name = models.CharField(max_length=64, blank=True, default="")
     page = models.UUIDField(null=True)
     epoch = models.PositiveIntegerField(default=0)

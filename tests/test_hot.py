@@ -5,6 +5,7 @@ import uuid
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from django.apps import apps
 from django.db import IntegrityError, OperationalError, ProgrammingError, connection, transaction
 from django.utils import timezone
 
@@ -217,3 +218,13 @@ def test_a_connection_that_is_gone_is_an_operational_error():
             prepared.ask("SELECT 1")
     connection.close()
     assert prepared.ask("SELECT 1::text") == b"1"
+
+
+@on_postgresql
+def test_every_foreign_key_has_an_index_by_which_a_deletion_can_check_it():
+    for model in (*apps.get_app_config("calls").get_models(), *apps.get_app_config("devices").get_models()):
+        with connection.cursor() as cursor:
+            found = connection.introspection.get_constraints(cursor, model._meta.db_table).values()
+        leading = {each["columns"][0] for each in found if each["index"] or each["unique"] or each["primary_key"]}
+        checked = {each["columns"][0] for each in found if each["foreign_key"]}
+        assert checked <= leading, model
