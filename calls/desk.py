@@ -78,35 +78,45 @@ class Desk:
 
     async def _work(self) -> None:
         """Settles orders, a batch at a time, until none is left."""
-        while self.orders:
-            orders = [self.orders.popleft() for _ in range(min(len(self.orders), MAX_BATCH))]
-            try:
-                settled = await pool.run_in("orders", _settle, orders)
-            except Exception as error:
-                self._failed(orders, error)
-                continue
-            switchboard.tell(*settled.changed)
-            for asked, outcome in zip(orders, settled.outcomes, strict=True):
-                if outcome is None:
-                    self._spawn(self._alone(asked))
-                else:
-                    _resolve(asked, outcome if outcome.held else NotHeld())
-            await asyncio.sleep(min(BREATH_S, SHARE_S * (len(orders) - 1)))
-        self.working = False
+        try:
+            while self.orders:
+                orders = [self.orders.popleft() for _ in range(min(len(self.orders), MAX_BATCH))]
+                await self._settle(orders)
+                await asyncio.sleep(min(BREATH_S, SHARE_S * (len(orders) - 1)))
+        finally:
+            self.working = False
+
+    async def _settle(self, orders: Sequence[Asked]) -> None:
+        try:
+            settled = await pool.run_in("orders", _settle, orders)
+        except Exception as error:
+            self._failed(orders, error)
+            return
+        switchboard.tell(*settled.changed)
+        for asked, outcome in zip(orders, settled.outcomes, strict=True):
+            if outcome is None:
+                self._spawn(self._alone(asked))
+            else:
+                _resolve(asked, outcome if outcome.held else NotHeld())
 
     async def _look(self) -> None:
         """Answers pings: a few at once; the more there are, the longer the next ones wait for each other."""
-        while self.pings:
-            pings, self.pings = list(self.pings), deque()
-            try:
-                results = await pool.run_in("pings", _catch_up, pings)
-            except Exception as error:
-                self._failed(pings, error)
-                continue
-            for asked, result in zip(pings, results, strict=True):
-                _resolve(asked, result)
-            await asyncio.sleep(min(GATHER_S, PAUSE_S * (len(pings) - 1)))
-        self.looking = False
+        try:
+            while self.pings:
+                pings, self.pings = list(self.pings), deque()
+                await self._catch_up(pings)
+                await asyncio.sleep(min(GATHER_S, PAUSE_S * (len(pings) - 1)))
+        finally:
+            self.looking = False
+
+    async def _catch_up(self, pings: Sequence[Asked]) -> None:
+        try:
+            results = await pool.run_in("pings", _catch_up, pings)
+        except Exception as error:
+            self._failed(pings, error)
+            return
+        for asked, result in zip(pings, results, strict=True):
+            _resolve(asked, result)
 
     def _failed(self, batch: Sequence[Asked], error: Exception) -> None:
         """Whoever is at fault hears of it when it is tried alone; but nobody is when nothing can be tried."""
