@@ -23,14 +23,14 @@ class Costs(NamedTuple):
     """CPU milliseconds, from docs/performance.md: what a batch costs, and each order in it, follow from the cost of a
     call alone and of 32 at once."""
 
-    batch_server: float = 1.1
-    batch_database: float = 0.6
-    order_server: float = 0.4
+    batch_server: float = 1.5
+    batch_database: float = 0.8
+    order_server: float = 0.45
     order_database: float = 0.2
     look_server: float = 1.0  # one look for pings
     look_database: float = 0.4
-    ping_server: float = 0.25
-    ping_database: float = 0.015
+    ping_server: float = 0.45
+    ping_database: float = 0.06
     signal_server: float = 0.08
     post_server: float = 0.03  # something that another process said
     post_redis: float = 0.01  # and for each process that hears it
