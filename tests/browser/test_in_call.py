@@ -47,11 +47,11 @@ def test_the_screen_is_shared_and_the_camera_comes_back(alice, bob):
     alice.presses("share")
     expect(bob.page.get_by_text("Alice shares the screen")).to_be_visible()
     expect(alice.page.get_by_text("You share your screen")).to_be_visible()
-    assert alice.page.evaluate(SENT) != camera
+    alice.waits_for(f"async (camera) => ![null, camera].includes(await ({SENT})())", camera)
     bob.has_media()
     alice.presses("share")
     expect(bob.page.get_by_text("Alice shares the screen")).to_be_hidden()
-    assert alice.page.evaluate(SENT) == camera
+    alice.waits_for(f"async (camera) => (await ({SENT})()) === camera", camera)
     bob.has_media()
 
 

@@ -72,7 +72,9 @@ export class Attention {
     if (!this.#shown.has(key)) return;
     if (worker?.active) {
       const buttons = Object.entries(actions).map(([action, words]) => ({ action, title: words }));
-      return worker.showNotification(title, { ...options, actions: buttons, data: { type: "call", call: key } });
+      const asked = worker.showNotification(title, { ...options, actions: buttons, data: { type: "call", call: key } });
+      if (await asked.then(() => true, () => false)) return;
+      if (!this.#shown.has(key)) return;
     }
     try {
       const shown = new Notification(title, options);
