@@ -149,8 +149,7 @@ def gather(wanted: Wanted, *, now: dt.datetime, until: dt.datetime, skip_locked:
     answers = dict(zip(statements, prepared.ask_all(statements.values()), strict=True))
     world = _world(answers["world"]) if given else World()
     if calls:
-        locked = _ids(answers["locked"] or b"[]")
-        world.calls = [call for call in world.calls or () if call.id in locked]
+        world.calls = _held(world, answers["locked"])
     if callers:
         world.lines = prepared.instances(Line, msgspec.json.decode(answers["lines"] or b"[]"))
         world.users = [_user(bytes(row)) for row in world.users or ()]
@@ -169,8 +168,13 @@ def lock(call_ids: Collection[uuid.UUID], *, skip_locked: bool = False) -> list[
     """Those calls that exist; their rows, taken in key order, stay locked until the transaction ends."""
     calls = prepared.array(call_ids)
     locked, world = prepared.ask_all([(_locked(skip_locked), calls), (_reading(("calls",)), calls)])
+    return _held(_world(world), locked)
+
+
+def _held(world: World, locked: bytes) -> list[Call]:
+    """The calls that were locked, of those that were read."""
     ids = _ids(locked or b"[]")
-    return [call for call in _world(world).calls or () if call.id in ids]
+    return [call for call in world.calls or () if call.id in ids]
 
 
 def catch_up(

@@ -95,6 +95,11 @@ class Hub:
             task.cancel()
         self.loop = None
 
+    @property
+    def alone(self) -> bool:
+        """Whether nobody has to be told: the site says that this is its only process, and no other was heard of."""
+        return not self.others and getattr(settings, "PROCESSES", None) == 1
+
     def spawn(self, work: Coroutine[Any, Any, None] | Awaitable[None]) -> None:
         """Runs `work` beside everything else, and says so when it fails."""
         task = asyncio.ensure_future(work)
@@ -126,7 +131,7 @@ class Hub:
     def _spread(self, said: Sequence[Said]) -> None:
         for each in said:
             self._deliver(each)
-        if self.others or settings.PROCESSES > 1:
+        if not self.alone:
             self.spawn(self._send(self._post(said)))
 
     def _post(self, said: Sequence[Said]) -> Post:
@@ -157,9 +162,9 @@ class Hub:
 
     async def _read(self, post: Post) -> None:
         if not post.letters and post.origin not in self.others:
-            self.others.add(post.origin)
-            if settings.PROCESSES == 1:
+            if self.alone:
                 log.warning("Another process serves the same calls. PROCESSES should say how many there are.")
+            self.others.add(post.origin)
             await self._send(Post(self.origin, ()))
         for letter in post.letters:
             if any(key in self.sockets for key in letter.to):

@@ -5,17 +5,15 @@ Imports nothing of calls. Each function is one short transaction on one device's
 
 import datetime as dt
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import msgspec
 from django.db import connection, transaction
-from django.db.models import BooleanField, ExpressionWrapper, Q
 from django.utils import timezone
 
 from devices import prepared
 from devices.models import Device
-from devices.policy import Known
 
 MAX_DEVICES = 100  # signed-in devices of one user; one more signs out the one unheard of for longest
 
@@ -89,18 +87,6 @@ def leave(device_id: uuid.UUID, socket: uuid.UUID) -> None:
     """The socket is gone. A newer socket of the device is left alone."""
     mine = Device.objects.filter(pk=device_id, socket=socket)
     mine.update(page=None, socket=None, online_until=timezone.now())
-
-
-def known(user_ids: Iterable[Any]) -> dict[str, list[Known]]:
-    """The users' signed-in devices, by the user's key."""
-    now = timezone.now()
-    rows = Device.objects.filter(user__in=user_ids, signed_out_at=None)
-    rows = rows.annotate(can_wake=ExpressionWrapper(Q(push__isnull=False), BooleanField()))
-    found: dict[str, list[Known]] = {}
-    columns = ("user", "id", "logged_in_at", "online_until", "can_wake")
-    for user, id, logged_in_at, online_until, can_wake in rows.values_list(*columns):
-        found.setdefault(str(user), []).append(Known(id, logged_in_at, online_until > now, can_wake))
-    return found
 
 
 def beat(sockets: Mapping[uuid.UUID, uuid.UUID], stays_s: float) -> set[uuid.UUID]:

@@ -17,7 +17,7 @@ MAY_IMPORT = {
     "devices.policy": set(),
     "devices.prepared": set(),
     "devices.models": {"devices.policy"},
-    "devices.presence": {"devices.models", "devices.policy", "devices.prepared"},
+    "devices.presence": {"devices.models", "devices.prepared"},
     "calls.machine": set(),
     "calls.protocol": {"calls.machine"},
     "calls.conf": {"calls.machine"},

@@ -191,3 +191,11 @@ class Person:
         """Starts to watch for these words. The result waits for them and returns when they came, in ms since 1970."""
         self.page.evaluate("(words) => void (window.awaited = window.seenAt(words))", words)
         return lambda: self.page.evaluate("window.awaited")
+
+
+def in_a_call(caller: Person, callee: Person, kind: str = "video") -> None:
+    """The two talk to each other, and see each other in a video call."""
+    caller.calls(callee.name, kind)
+    callee.rings().answers()
+    caller.has_media(kind == "video")
+    callee.has_media(kind == "video")

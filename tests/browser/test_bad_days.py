@@ -5,7 +5,7 @@ import signal
 
 from playwright.sync_api import expect
 
-from tests.browser.person import PATIENCE_S
+from tests.browser.person import PATIENCE_S, in_a_call
 
 KEPT = """() => new Promise((resolve) => {
   const opened = indexedDB.open("calls", 1);
@@ -14,13 +14,6 @@ KEPT = """() => new Promise((resolve) => {
     count.onsuccess = () => (opened.result.close(), resolve(count.result > 0));
   };
 })"""
-
-
-def in_a_call(caller, callee):
-    caller.calls(callee.name)
-    callee.rings().answers()
-    caller.has_media()
-    callee.has_media()
 
 
 def test_a_restart_of_the_server_does_not_touch_a_running_call(site, alice, bob):

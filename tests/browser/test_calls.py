@@ -4,7 +4,7 @@ import time
 
 from playwright.sync_api import expect
 
-from tests.browser.person import PATIENCE_S
+from tests.browser.person import PATIENCE_S, in_a_call
 from tests.browser.served import RING_S
 
 DENIED = """
@@ -25,13 +25,6 @@ window.AudioContext = class extends AudioContext {
   async resume() { await touched; return super.resume(); }
 };
 """
-
-
-def in_a_call(caller, callee, kind="video"):
-    caller.calls(callee.name, kind)
-    callee.rings().answers()
-    caller.has_media(kind == "video")
-    callee.has_media(kind == "video")
 
 
 def test_a_reload_in_a_call_brings_the_media_back_in_less_than_5_seconds(alice, bob):

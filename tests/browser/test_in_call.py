@@ -2,19 +2,12 @@
 
 from playwright.sync_api import expect
 
-from tests.browser.person import PATIENCE_S
+from tests.browser.person import PATIENCE_S, in_a_call
 
 SENT = """async () => {
   const pc = window.connections.findLast((one) => one.connectionState === "connected");
   return pc.getSenders().find((one) => one.track?.kind === "video")?.track.label ?? null;
 }"""
-
-
-def in_a_call(caller, callee, kind="video"):
-    caller.calls(callee.name, kind)
-    callee.rings().answers()
-    caller.has_media(kind == "video")
-    callee.has_media(kind == "video")
 
 
 def test_video_is_added_to_a_voice_call_when_both_want_it(alice, bob):
