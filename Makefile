@@ -7,6 +7,7 @@ PY := $(VENV)/bin/python
 FULL ?= var/full
 FROM_ENV_FILE = $(shell sed -n 's/^DEBUG=//p' .env 2>/dev/null)
 DEBUG ?= $(or $(FROM_ENV_FILE),on)
+WORKERS ?= 2
 CHROMIUM ?= $(shell command -v chromium || command -v chromium-browser || command -v google-chrome)
 NODE = $(shell $(PY) -c "import pathlib, playwright; print(pathlib.Path(playwright.__file__).parent / 'driver' / 'node')")
 # Neither the settings of a site nor its database have a say in checks.
@@ -52,8 +53,11 @@ run-full: $(VENV)/installed-dev
 test: $(VENV)/installed-dev chromium
 	@$(PY) scripts/services.py -- $(MAKE) --no-print-directory unit js browser
 
+# Several at a time, each with a database, a Redis and servers of its own. WORKERS=0 for one at a time.
+SPREAD = -n $(WORKERS) --dist loadgroup
+
 unit: $(VENV)/installed-dev
-	$(PY) -m pytest --ignore=tests/browser $(ARGS)
+	$(PY) -m pytest --ignore=tests/browser $(SPREAD) $(ARGS)
 
 # Node is the one that comes with playwright, so its version is locked too.
 js: $(VENV)/installed-dev
@@ -62,7 +66,7 @@ js: $(VENV)/installed-dev
 # In a process of their own: playwright's event loop and pytest-asyncio's do not share one.
 browser: $(VENV)/installed-dev chromium
 	CHROMIUM="$(CHROMIUM)" DJANGO_ALLOW_ASYNC_UNSAFE=true $(PY) -m pytest -p no:asyncio \
-		-W "ignore:Unknown config option:pytest.PytestConfigWarning" tests/browser $(ARGS)
+		-W "ignore:Unknown config option:pytest.PytestConfigWarning" tests/browser $(SPREAD) $(ARGS)
 
 chromium:
 	@if [ -z "$(CHROMIUM)" ]; then \

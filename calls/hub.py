@@ -11,6 +11,7 @@ import time
 import uuid
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from contextlib import suppress
 from typing import Any, Protocol
 
 import msgspec
@@ -22,6 +23,7 @@ log = logging.getLogger(__name__)
 
 GROUP = "calls"
 RETRY_S = 1.0  # between two tries to reach the layer
+PATIENCE_S = 5.0  # for the layer at the start; without it a process serves its own sockets
 RETURN_MS = (200, 3000)  # after a restart devices come back spread over this time
 
 
@@ -75,17 +77,22 @@ class Hub:
         self.decoders: dict[str, Callable[[bytes], Any]] = {}
         self.errands: list[Callable[[], Awaitable[None]]] = []
         self.tasks: set[asyncio.Task[None]] = set()
+        self.tried = asyncio.Event()  # to reach the layer
 
     async def start(self) -> None:
-        """Begins to listen and to run the errands (the clock), once for each event loop."""
+        """Begins to listen and to run the errands (the clock), once for each event loop. What others say is heard from
+        here on, if the layer can be reached."""
         loop = asyncio.get_running_loop()
         if self.loop is loop:
             return
         self.loop, self.began = loop, time.monotonic()
         self.sockets.clear()
         self.tasks.clear()
+        self.tried = asyncio.Event()
         for errand in (self._listen, *self.errands):
             self.spawn(errand())
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self.tried.wait(), PATIENCE_S)
 
     async def stop(self) -> None:
         """Says goodbye to every socket, each with its own time to come back, and ends the errands."""
@@ -152,12 +159,14 @@ class Hub:
                 channel = await layer.new_channel()
                 await layer.group_add(GROUP, channel)
                 await self._send(Post(self.origin, ()))
+                self.tried.set()
                 while True:
                     post = msgspec.msgpack.decode((await layer.receive(channel))["post"], type=Post)
                     if post.origin != self.origin:
                         await self._read(post)
             except Exception as error:
                 log.warning("the channel layer cannot be heard, trying again: %s", error)
+                self.tried.set()
                 await asyncio.sleep(RETRY_S)
 
     async def _read(self, post: Post) -> None:

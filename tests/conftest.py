@@ -30,6 +30,8 @@ os.environ |= {
     "ALLOWED_HOSTS": "localhost,127.0.0.1,testserver",
 }
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # one of several: what is published here is not for another
+    os.environ.pop("REDIS_URL", None)
 started = ExitStack()
 try:
     os.environ |= started.enter_context(services.running())
@@ -37,6 +39,7 @@ except services.Trouble as trouble:
     pytest.exit(f"{trouble}\nOr run all tests with: make test", returncode=3)
 
 from django.conf import settings  # noqa: E402
+from django.test import TransactionTestCase  # noqa: E402
 
 from tests.servers import launch, launch_once, live, servers  # noqa: E402, F401 - fixtures
 
@@ -45,6 +48,21 @@ if settings.DATABASES["default"]["ENGINE"].endswith(
 ):  # a file, as in real life: threads share it by its locks
     settings.DATABASES["default"]["TEST"] = {"NAME": f"{settings.DATABASES['default']['NAME']}.test"}
 settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]  # the slow one costs 0.3 s a person
+
+
+def _empty(self: Any) -> None:
+    """All rows go but what `migrate` makes: content types and permissions, which Django's own way makes anew after each
+    test, in longer than most tests take."""
+    from django.db import connections, transaction
+
+    for name in self._databases_names(include_mirrors=False):
+        with transaction.atomic(using=name), connections[name].cursor() as cursor:
+            for table in connections[name].introspection.django_table_names():
+                if table not in ("django_content_type", "auth_permission"):
+                    cursor.execute(f'DELETE FROM "{table}"')
+
+
+TransactionTestCase._fixture_teardown = _empty
 
 
 def pytest_unconfigure() -> None:
@@ -68,11 +86,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def people(transactional_db: None) -> dict[str, Any]:
     """alice, bob, carol, dave and an operator; bob with multi-device on."""
     from django.contrib.auth import get_user_model
-    from django.contrib.contenttypes.models import ContentType
 
     from devices.models import Line
 
-    ContentType.objects.clear_cache()  # the flush of the test before has made them anew
     users = get_user_model()._default_manager
     found = {name: users.create_user(name, password="secret") for name in ("alice", "bob", "carol", "dave")}
     found["operator"] = users.create_superuser("operator", password="secret")

@@ -9,6 +9,7 @@ from asgiref.sync import sync_to_async
 from calls import switchboard
 from calls.models import Call, Leg
 from devices.models import Device
+from tests.pages import WAIT_S
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -407,6 +408,28 @@ async def test_a_server_that_stops_says_goodbye_and_when_to_come_back(page):
     assert bye["why"] == "restart"
     assert 200 <= bye["retry_ms"] <= 3000
     assert await alice.closed() == 1012
+
+
+async def test_what_others_say_is_heard_as_soon_as_a_process_has_started():
+    from calls.hub import Hub, Said, hub
+
+    heard: asyncio.Queue[Said] = asyncio.Queue()
+
+    class Ear:
+        sign_in, take = None, staticmethod(heard.put_nowait)
+
+        def bye(self, why, retry_ms):
+            pass
+
+    started = Hub()
+    started.decoders = hub.decoders
+    await started.start()
+    started.join("1", Ear())
+    try:
+        await sync_to_async(Hub().publish)(Said(("1",), "line", {"multi_device": True}))
+        assert (await asyncio.wait_for(heard.get(), WAIT_S)).content == {"multi_device": True}
+    finally:
+        await started.stop()
 
 
 async def test_six_devices_that_answer_at_once_have_one_winner(page):

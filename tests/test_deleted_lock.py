@@ -13,6 +13,7 @@ from benchmarks.deleted_lock import LOCKS, Verdict, without
 
 pytestmark = [
     pytest.mark.timeout(300),
+    pytest.mark.xdist_group("deleted_lock"),
     pytest.mark.skipif(
         not settings.DATABASES["default"]["ENGINE"].endswith("postgresql"),
         reason="the locks that are deleted are PostgreSQL's row locks, which SQLite does not have",

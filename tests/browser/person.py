@@ -75,7 +75,7 @@ class Person:
         return self.is_online()
 
     def is_online(self) -> "Person":
-        expect(self.page.locator("[data-text=link]")).to_have_text("Online", timeout=PATIENCE_S * 1000)
+        expect(self.page.locator("[data-text=link]")).to_have_text("Online")
         return self
 
     def opens_another_tab(self, path: str = "/") -> "Person":

@@ -2,7 +2,7 @@
 
 from playwright.sync_api import expect
 
-from tests.browser.person import PATIENCE_S, in_a_call
+from tests.browser.person import in_a_call
 
 SENT = """async () => {
   const pc = window.connections.findLast((one) => one.connectionState === "connected");
@@ -143,7 +143,7 @@ def test_favourites_and_recent_calls_come_first_in_this_browser(alice, bob):
     expect(alice.page.get_by_role("heading", name="Recent")).to_be_visible()
     expect(names.nth(1)).to_have_text("Bob")
     alice.page.reload()
-    expect(names.first).to_have_text("Dave", timeout=PATIENCE_S * 1000)
+    expect(names.first).to_have_text("Dave")
     alice.page.get_by_role("button", name="Favourite: Dave").click()
     expect(alice.page.get_by_role("heading", name="Favourites")).to_be_hidden()
 

@@ -245,6 +245,9 @@ def test_the_page_speaks_german_when_that_is_chosen_and_a_call_is_told_in_it(ali
     bob.opens("history")
     expect(entries(bob).first).to_contain_text("Eingehend")
     take(bob, "german-history-360")
+    bob.opens("settings")
+    bob.page.get_by_label("Sprache", exact=True).select_option("en")
+    expect(bob.page.get_by_role("heading", level=1)).to_have_text("Settings")
 
 
 @pytest.mark.parametrize("size", SIZES)
