@@ -11,8 +11,9 @@ import time
 import types
 import uuid
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Generator
-from typing import Any, overload
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
+from functools import partial
+from typing import Any, TypeVar, overload
 
 import msgspec
 from channels.consumer import AsyncConsumer
@@ -29,6 +30,7 @@ from devices import presence
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
 
 BEAT_S = 2.0  # presence is written at most this often
 MAX_UNSENT = 256  # frames waiting for a slow reader; one more drops the socket
@@ -53,6 +55,8 @@ class SignalingConsumer(AsyncConsumer):
         self.unsent: deque[dict[str, Any]] = deque()
         self.sender: asyncio.Task[None] | None = None
         self.closing = False
+        self.obeying = False
+        self.told: tuple[machine.Call, str] | None = None  # a change that this device asked for, and its view
         self.beat_at = 0.0
         self.ice_at = 0.0
         self.tokens, self.refilled = float(conf.get("FRAME_BURST")), time.monotonic()
@@ -89,26 +93,26 @@ class SignalingConsumer(AsyncConsumer):
             self._reply(protocol.id_of(text), None, refused)
             await asyncio.sleep(0)  # a flood of refusals waits for nothing else: the sender and others have their turn
             return
-        if isinstance(frame, protocol.Ping):  # changes nothing, so nothing has to wait for it
-            hub.spawn(self._answer(frame))
+        if isinstance(frame, protocol.Ping):
+            self._ping(frame)
         else:
-            await self._answer(frame)
+            await self._answer(frame.id, self._obey(frame))
 
-    async def _answer(self, frame: protocol.AnyFrame) -> None:
-        """Obeys, and says so when that was refused or failed."""
+    async def _answer(self, re: str, obeying: Coroutine[Any, Any, None]) -> None:
+        """Says so when obeying a frame is refused or fails."""
         try:
-            await self._obey(frame)
+            await obeying
         except Refused as refused:
-            self._reply(frame.id, None, refused)
+            self._reply(re, None, refused)
             await asyncio.sleep(0)  # as above
         except pool.AWAY as error:
             log.warning("the database did not do it: %s", str(error).strip().partition("\n")[0])
-            self._reply(frame.id, None, Refused("unavailable", retry_ms=UNAVAILABLE_MS))
+            self._reply(re, None, Refused("unavailable", retry_ms=UNAVAILABLE_MS))
         except Exception:
             log.exception("a command failed")
-            self._reply(frame.id, None, Refused("unavailable", retry_ms=UNAVAILABLE_MS))
+            self._reply(re, None, Refused("unavailable", retry_ms=UNAVAILABLE_MS))
 
-    async def _obey(self, frame: protocol.AnyFrame) -> None:
+    async def _obey(self, frame: protocol.AnyCommand) -> None:
         if isinstance(frame, protocol.Hello):
             await self._hello(frame)
             return
@@ -116,8 +120,6 @@ class SignalingConsumer(AsyncConsumer):
         if seat is None:
             raise protocol.bad("cmd", "Say hello first.")
         match frame:
-            case protocol.Ping():
-                await self._ping(seat, frame)
             case protocol.Signal():
                 await self._signal(seat, frame)
             case protocol.MultiDevice():
@@ -203,9 +205,30 @@ class SignalingConsumer(AsyncConsumer):
         line = switchboard.line_of(self.user.pk)
         return arrival, seat, line, switchboard.calls_of(seat.key)
 
-    async def _ping(self, seat: Seat, frame: protocol.Ping) -> None:
-        found = await self._ask(seat, CatchUp(seat.key, frozenset(frame.calls)))
-        calls = [await self._heard(seat, call) for call in found]
+    def _ping(self, frame: protocol.Ping) -> None:
+        """Changes nothing, so nothing has to wait for it; nor does it take a task: most sockets only ping."""
+        seat = self.seat
+        if seat is None:
+            self._reply(frame.id, None, protocol.bad("cmd", "Say hello first."))
+            return
+        found = desk.ask(CatchUp(seat.key, frozenset(frame.calls)), self._beat(seat))
+        found.add_done_callback(partial(self._looked, seat, frame, time.perf_counter()))
+
+    def _looked(
+        self, seat: Seat, frame: protocol.Ping, began: float, found: "asyncio.Future[list[machine.Call]]"
+    ) -> None:
+        metrics.COMMAND_S.labels("ping").observe(time.perf_counter() - began)
+        if found.exception() is None and not any(
+            switchboard.is_back(call, seat.key, seat.device) for call in found.result()
+        ):
+            self._pong(frame, found.result())
+        else:
+            hub.spawn(self._answer(frame.id, self._pong_later(seat, frame, found)))
+
+    async def _pong_later(self, seat: Seat, frame: protocol.Ping, found: Awaitable[list[machine.Call]]) -> None:
+        self._pong(frame, [await self._heard(seat, call) for call in await self._held(found)])
+
+    def _pong(self, frame: protocol.Ping, calls: Sequence[machine.Call]) -> None:
         views = [view for call in calls if (view := self._view(call))]
         newer = [view for view in views if view["v"] > frame.calls.get(uuid.UUID(view["id"]), 0)]
         metrics.REPAIRED.inc(len(newer))
@@ -245,15 +268,25 @@ class SignalingConsumer(AsyncConsumer):
 
     async def _ask(self, seat: Seat, asked: Place | Perform | CatchUp) -> Any:
         """What the desk says to this device, with a heartbeat when one is due."""
-        beat = None
-        if time.monotonic() - self.beat_at >= BEAT_S:
-            self.beat_at = time.monotonic()
-            beat = (seat.device, self.socket_id)
-        began = time.perf_counter()
+        began, self.obeying = time.perf_counter(), True
         try:
-            outcome = await desk.ask(asked, beat)
-            metrics.COMMAND_S.labels(_kind(asked)).observe(time.perf_counter() - began)
-            return outcome
+            outcome = await self._held(desk.ask(asked, self._beat(seat)))
+        finally:
+            self.obeying = False
+        metrics.COMMAND_S.labels(_kind(asked)).observe(time.perf_counter() - began)
+        return outcome
+
+    def _beat(self, seat: Seat) -> tuple[uuid.UUID, uuid.UUID] | None:
+        """The device and its socket, when it is time to note that it was heard from."""
+        if time.monotonic() - self.beat_at < BEAT_S:
+            return None
+        self.beat_at = time.monotonic()
+        return seat.device, self.socket_id
+
+    async def _held(self, outcome: Awaitable[T]) -> T:
+        """What comes of it, if the device is still this socket's."""
+        try:
+            return await outcome
         except NotHeld:  # the bye for it was lost on its way
             self.bye("replaced", 0)
             raise Refused("device_in_use") from None
@@ -271,7 +304,7 @@ class SignalingConsumer(AsyncConsumer):
         content = said.content
         match said.what, content:
             case "call", machine.Call():
-                self._take_call(content, said.frames)
+                self._take_call(content, said.views)
             case "signal", Mail():
                 if self._is_mine(content):
                     sender = {"user": content.sender, "epoch": content.sender_epoch}
@@ -293,7 +326,7 @@ class SignalingConsumer(AsyncConsumer):
             device = {"id": str(said.device), "name": said.name, "kind": said.kind}
             self._send(protocol.encode({"t": "device", "device": device}))
 
-    def _take_call(self, call: machine.Call, frames: dict[Any, str]) -> None:
+    def _take_call(self, call: machine.Call, views: dict[Any, str]) -> None:
         assert self.seat is not None
         known = self.calls.get(call.id)
         if known is not None and known.v >= call.v:
@@ -302,11 +335,13 @@ class SignalingConsumer(AsyncConsumer):
         shape = machine.shape(call, seat.key, seat.device, seat.page)
         self._note(call, shape is not None)
         if shape is not None:
-            frame = frames.get(shape)
-            if frame is None:
-                view = machine.view(call, seat.key, seat.device, timezone.now(), seat.page)
-                frame = frames[shape] = protocol.encode({"t": "call", "call": view})
-            self._send(frame)
+            view = views.get(shape)
+            if view is None:
+                seen = machine.view(call, seat.key, seat.device, timezone.now(), seat.page)
+                view = views[shape] = protocol.encode(seen)
+            if self.obeying:
+                self.told = call, view
+            self._send(protocol.event(view))
         elif call.state == "ended":  # nothing of the call itself, but the person may have missed it
             self._send(protocol.encode({"t": "history"}))
 
@@ -357,7 +392,12 @@ class SignalingConsumer(AsyncConsumer):
         return epochs[self.username] <= mail.epoch and epochs[mail.sender] <= mail.sender_epoch
 
     def _reply(self, re: str | None, call: machine.Call | None, refused: Refused | None) -> None:
-        view = self._view(call) if call is not None and self.seat is not None else None
+        view: Any = None
+        if self.told is not None and self.told[0] is call:  # the event of this change: the reply shows the same
+            view = msgspec.Raw(self.told[1].encode())
+        elif call is not None and self.seat is not None:
+            view = self._view(call)
+        self.told = None
         if call is not None and view is None and refused is None:
             refused = Refused("not_found")
         self._send(protocol.reply(re, view, refused))

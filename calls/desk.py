@@ -7,7 +7,6 @@ order.
 """
 
 import asyncio
-import uuid
 from collections import deque
 from collections.abc import Coroutine, Sequence
 from typing import Any, NamedTuple, overload
@@ -16,7 +15,7 @@ from psycopg_pool import PoolTimeout
 
 from calls import conf, pool, switchboard
 from calls.machine import Call
-from calls.switchboard import CatchUp, Order, Outcome
+from calls.switchboard import Beat, CatchUp, Order, Outcome
 
 MAX_BATCH = 64  # orders in one transaction
 BREATH_S = 0.005  # the longest pause between two batches of orders, in which they gather
@@ -34,7 +33,7 @@ class Asked(NamedTuple):
 
     what: Any  # an Order or a CatchUp
     outcome: asyncio.Future[Any]
-    beat: tuple[uuid.UUID, uuid.UUID] | None
+    beat: Beat | None
 
 
 class Desk:
@@ -49,12 +48,12 @@ class Desk:
         self.patient = asyncio.Semaphore(max(1, conf.get("DB_THREADS") // 2))  # the other threads wait for no lock
 
     @overload
-    async def ask(self, what: Order, beat: tuple[uuid.UUID, uuid.UUID] | None = None) -> Outcome: ...
+    def ask(self, what: Order, beat: Beat | None = None) -> "asyncio.Future[Outcome]": ...
 
     @overload
-    async def ask(self, what: CatchUp, beat: tuple[uuid.UUID, uuid.UUID] | None = None) -> list[Call]: ...
+    def ask(self, what: CatchUp, beat: Beat | None = None) -> "asyncio.Future[list[Call]]": ...
 
-    async def ask(self, what: Order | CatchUp, beat: tuple[uuid.UUID, uuid.UUID] | None = None) -> Any:
+    def ask(self, what: Order | CatchUp, beat: Beat | None = None) -> "asyncio.Future[Any]":
         """The order's outcome, when it is committed, or the calls of a page.
 
         Raises `NotHeld`, or whatever the database raised; then nothing was done.
@@ -74,7 +73,7 @@ class Desk:
             if not self.working:
                 self.working = True
                 self._spawn(self._work())
-        return await asked.outcome
+        return asked.outcome
 
     async def _work(self) -> None:
         """Settles orders, a batch at a time, until none is left."""

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 import msgspec
 from django.contrib.auth import get_user_model
 from django.db import connection
-from django.db.models import prefetch_related_objects
 
 from calls import conf, hot, machine, models
 from calls.machine import Call, Refused, Seat
@@ -64,7 +63,6 @@ class Facts:
         self.calls = {call.id: call for call in world.calls or ()}
         self.users = {user.get_username(): user for user in world.users or ()}
         self.lines = {str(line.user_id): line for line in world.lines or ()}
-        prefetch_related_objects(list(self.lines.values()), "group")  # no statement where no line has one
         for call, host, user, dir, state, device, held in world.live or ():
             self.live[user][call] = Live(host, dir, state, device, held)
         for user, id, logged_in_at, online_until, push in world.devices or ():

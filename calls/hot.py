@@ -21,7 +21,7 @@ from msgspec import Struct
 from calls import machine
 from calls.machine import Call, Leg
 from devices import prepared, presence
-from devices.models import Line
+from devices.models import Line, LineGroup
 
 LEG = """
     user_id::text AS key, username AS "user", name, dir, state, reason, multi, ring_on_id AS ring_on, ring_until,
@@ -59,6 +59,8 @@ class World(Struct):
     """The lines of callers and callees, locked, as instances."""
     strangers: set[uuid.UUID] = set()
     """Sockets whose device is no longer theirs."""
+    groups: Any = None
+    """The groups of the lines, as rows; the lines have them."""
 
 
 CALLS = f"""
@@ -87,6 +89,12 @@ READ = {
     """,
     "seen": "SELECT json_agg(json_build_array(id, last_seen_at)) FROM devices_device WHERE id = ANY({watched})",
     "users": "SELECT json_agg(person) FROM ({users}) person",
+    "groups": """
+        SELECT json_agg(line_group) FROM (
+            SELECT {group} FROM devices_linegroup
+            WHERE id IN (SELECT group_id FROM devices_line WHERE user_id = ANY({people}))
+        ) line_group
+    """,
 }  # fmt: skip
 DUE = """
     SELECT json_build_array((
@@ -152,6 +160,10 @@ def gather(wanted: Wanted, *, now: dt.datetime, until: dt.datetime, skip_locked:
         world.calls = _held(world, answers["locked"])
     if callers:
         world.lines = prepared.instances(Line, msgspec.json.decode(answers["lines"] or b"[]"))
+        groups = {group.pk: group for group in prepared.instances(LineGroup, world.groups or ())}
+        for line in world.lines:
+            if line.group_id in groups:
+                line.group = groups[line.group_id]
         world.users = [_user(bytes(row)) for row in world.users or ()]
     if beats:
         world.strangers = presence.strangers(beats, answers["beats"])
@@ -257,9 +269,10 @@ def _reading(given: tuple[str, ...]) -> str:
         parts += ["live", "devices"]
         marks["people"] = _keys(number["people"])
     if "callees" in given:
-        parts.append("users")
+        parts += ["users", "groups"]
         marks["people"] += f" || {_called(number['callees'])}"
         marks["users"] = _users(number["callees"], prepared.columns(get_user_model()))
+        marks["group"] = prepared.columns(LineGroup)
     parts += [part for part, name in (("spent", "invites"), ("seen", "watched")) if name in given]
     return "SELECT json_build_object(" + ", ".join(f"'{part}', ({READ[part].format(**marks)})" for part in parts) + ")"
 

@@ -3,12 +3,12 @@
 import logging
 from contextvars import ContextVar
 
-_about: ContextVar[dict[str, str] | None] = ContextVar("about", default=None)
+_about: ContextVar[dict[str, object] | None] = ContextVar("about", default=None)
 
 
 def about(**keys: object) -> None:
     """From here on, lines of this task are about these; what is not named again stays as it was."""
-    _about.set((_about.get() or {}) | {name: str(key) for name, key in keys.items()})
+    _about.set((_about.get() or {}) | keys)
 
 
 class Context(logging.Filter):
@@ -16,5 +16,5 @@ class Context(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         for name, key in (_about.get() or {}).items():
-            setattr(record, name, key)
+            setattr(record, name, str(key))
         return True

@@ -152,7 +152,8 @@ class Ping(Frame, frozen=True):
 
 
 AboutCall = Ringing | Answer | Reject | Hangup | End | Add | Remove | Move | Hold | Media
-AnyFrame = Hello | Invite | AboutCall | Signal | MultiDevice | Ping
+AnyCommand = Hello | Invite | AboutCall | Signal | MultiDevice
+AnyFrame = AnyCommand | Ping
 
 _decoder = msgspec.json.Decoder(AnyFrame)
 _encoder = msgspec.json.Encoder()
@@ -246,7 +247,7 @@ def error(refused: Refused) -> dict[str, Any]:
     return {"code": refused.code, **about}
 
 
-def reply(re: str | None, view: dict[str, Any] | None = None, refused: Refused | None = None, **more: Any) -> str:
+def reply(re: str | None, view: dict[str, Any] | Raw | None = None, refused: Refused | None = None, **more: Any) -> str:
     """The one reply to a command."""
     frame: dict[str, Any] = {"t": "reply", "re": re, "ok": refused is None}
     if refused is not None:
@@ -256,8 +257,13 @@ def reply(re: str | None, view: dict[str, Any] | None = None, refused: Refused |
     return encode({**frame, **more})
 
 
-def encode(frame: dict[str, Any]) -> str:
-    """A frame as text."""
+def event(view: str) -> str:
+    """The frame that tells of a change, with the view as text."""
+    return encode({"t": "call", "call": Raw(view.encode())})
+
+
+def encode(frame: Any) -> str:
+    """A frame, or a part of one, as text."""
     return _encoder.encode(frame).decode()
 
 

@@ -65,6 +65,11 @@ def _empty(self: Any) -> None:
 TransactionTestCase._fixture_teardown = _empty
 
 
+def pytest_xdist_setupnodes() -> None:
+    """Each worker reads its settings when its own services run."""
+    del os.environ["DJANGO_SETTINGS_MODULE"]
+
+
 def pytest_unconfigure() -> None:
     started.close()
 

@@ -7,13 +7,14 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from django.apps import apps
 from django.db import IntegrityError, OperationalError, ProgrammingError, connection, transaction
+from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from calls import facts, hot, machine, models
 from calls.machine import Answer, Hangup, Invite, Media, Seat
 from calls.models import Call, Change, Entry, Leg, SpentInvite
 from devices import prepared
-from devices.models import Device, Line
+from devices.models import Device, Line, LineGroup
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -97,7 +98,9 @@ def test_both_gather_the_same(story, seats, people, upto):
     people["dave"].is_active = False
     people["dave"].save()
     Line.make([people[name].pk for name in ("alice", "carol", "dave")])
+    sales = LineGroup.objects.create(name="Sales", max_incoming=4)
     Line.objects.filter(user=people["bob"]).update(max_incoming=3, may_switch=True)
+    Line.objects.filter(user=people["carol"]).update(group=sales)
     sockets = dict(Device.objects.values_list("id", "socket"))
     with transaction.atomic():
         models.store(story[:upto], [], NOW)
@@ -123,11 +126,14 @@ def test_both_gather_the_same(story, seats, people, upto):
         assert Device.objects.get(pk=bob.device).last_seen_at == NOW
         Device.objects.update(last_seen_at=NOW, online_until=now + dt.timedelta(hours=1))
     by_hand, by_orm = found
-    for name in set(by_orm.__struct_fields__) - {"devices"}:
+    for name in set(by_orm.__struct_fields__) - {"devices", "groups"}:
         one, other = getattr(by_hand, name), getattr(by_orm, name)
         assert one and sorted(one, key=str) == sorted(other, key=str), name
     assert [row[:3] for row in by_hand.devices] == [row[:3] for row in by_orm.devices]
     assert {user.get_username() for user in by_hand.users} == {"bob", "carol"}
+    with CaptureQueriesContext(connection) as asked:
+        groups = [{line.user_id: line.group for line in world.lines} for world in found]
+    assert groups[0] == groups[1] and groups[0][people["carol"].pk].max_incoming == 4 and not asked.captured_queries
     for one in (*by_hand.lines, *by_hand.users):
         assert not one._state.adding
         fresh = type(one).objects.get(pk=one.pk)

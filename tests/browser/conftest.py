@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page, Playwright, expect, sync_playwright
 
-from tests.browser.person import PATIENCE_S, WATCH, Person
+from tests.browser.person import PATIENCE_S, SMALL_PICTURE, WATCH, Person
 from tests.browser.served import Site
 
 FLAGS = [
@@ -20,6 +20,8 @@ FLAGS = [
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",
+    # Three renderers more for each person, for the address bar of a window that nobody sees.
+    "--disable-features=WebUIOmniboxPopup,WebUIOmniboxAimPopup,WebUIOmniboxFullPopup",
     "--no-first-run",
     "--use-fake-ui-for-media-stream",
     "--use-fake-device-for-media-stream=fps=15,device-count=3",
@@ -69,7 +71,7 @@ def sign_in(site: Site, chromium: Browser, expected_troubles: list[str]) -> Iter
 
     def arrive(name: str, device: str = "", script: str = "", **context: Any) -> Person:
         fresh = chromium.new_context(**{"viewport": {"width": 1280, "height": 800}} | context)
-        fresh.add_init_script(WATCH + script)
+        fresh.add_init_script(WATCH + SMALL_PICTURE + script)
         person = Person(fresh, site.url, name)
         present.append(person)
 

@@ -25,6 +25,15 @@ window.seenAt = (words) => new Promise((resolve) => {
 });
 """
 
+# A small picture: several of full size, each encoded and decoded by the processor, leave it no time for the tests.
+SMALL_PICTURE = """
+const capture = MediaDevices.prototype.getUserMedia;
+MediaDevices.prototype.getUserMedia = function (wanted) {
+  const video = wanted?.video && { ...wanted.video, width: 320, height: 180 };
+  return capture.call(this, { ...wanted, video });
+};
+"""
+
 # Calls that this page places ring for two minutes, however slow the machine is on which they are looked at.
 LONG_RING = """
 const send = WebSocket.prototype.send;
