@@ -403,6 +403,38 @@ def test_a_file_with_bad_rows_changes_nothing_until_it_is_mended(operator, peopl
     assert found == {"alice": (3, True), "bob": (2, False), "carol": (0, False)}
 
 
+async def test_a_long_file_is_read_and_written_in_a_few_statements_and_told(operator, page, people):
+    def statements(number):
+        users = [get_user_model()(username=f"user{number}-{n}") for n in range(number)]
+        users = get_user_model()._default_manager.bulk_create(users)
+        Line.objects.bulk_create([Line(user=user) for user in users[::2]])
+        rows = "".join(f"{user.username},2,Sales\n" for user in users)
+        with CaptureQueriesContext(connection) as previewing:
+            preview = upload(operator, "user,max_incoming,group\n" + rows)
+        with CaptureQueriesContext(connection) as writing:
+            confirm(operator, preview)
+        kept = Line.objects.filter(user__in=users, max_incoming=2, group=group).count()
+        assert (kept, LogEntry.objects.filter(object_pk__in=[user.pk for user in users]).count()) == (number, number)
+        return len(previewing), len(writing)
+
+    group = await LineGroup.objects.acreate(name="Sales")
+    bob = await page("bob")
+    await sync_to_async(switchboard.change_line)(people["bob"].pk, dnd=True, group_id=group.pk)
+    few = await sync_to_async(statements)(4)
+    assert await sync_to_async(statements)(300) == few
+    preview = await sync_to_async(upload)(operator, "user,max_incoming\nbob,7\n")
+    await sync_to_async(switchboard.change_line)(people["bob"].pk, multi_device=False)
+    await sync_to_async(confirm)(operator, preview)
+    assert (await bob.until(lambda frame: frame["t"] == "line" and frame["line"]["max_incoming"] == 7))["line"]["dnd"]
+    line = await Line.objects.aget(user=people["bob"])
+    assert (line.dnd, line.multi_device, line.max_incoming, line.group_id) == (True, False, 7, group.pk)
+    entry = await LogEntry.objects.select_related("actor").aget(changes__max_incoming=["None", "7"])
+    assert (entry.actor.username, entry.remote_addr, entry.object_repr) == ("operator", "127.0.0.1", "Line of bob")
+    twice = await sync_to_async(upload)(operator, "user,max_incoming\nbob,1\nbob,2\n")
+    assert "more than once" in twice.content.decode()
+    assert twice.context.get("confirm_form") is None
+
+
 @pytest.mark.parametrize("format", ["0", "1"])
 def test_exported_lines_can_be_imported_again(operator, people, format):
     group = LineGroup.objects.create(name="Sales", max_incoming=5)

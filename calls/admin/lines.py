@@ -8,7 +8,6 @@ from django.contrib import admin, messages
 from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
 from django.contrib.admin.views.main import ChangeList
 from django.contrib.admin.widgets import AdminSplitDateTime
-from django.contrib.auth import get_user_model
 from django.db import transaction
 from django.db.models import Count, Exists, OuterRef, Q, QuerySet
 from django.http import HttpRequest
@@ -17,14 +16,12 @@ from django.urls import reverse
 from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
-from import_export import resources
 from import_export.admin import ImportExportMixin
-from import_export.fields import Field
 from import_export.results import RowResult
-from import_export.widgets import ForeignKeyWidget
 
 from calls import audit, conf, switchboard
 from calls.admin.base import Exported, PanelAdmin, people_named
+from calls.admin.line_files import LineResource
 from calls.facts import limit
 from calls.models import LIVE, Leg
 from devices.models import Device, Line, LineGroup, Rules
@@ -189,68 +186,6 @@ class ManyForm(forms.Form):
         if said.get("group"):
             changes["group_id"] = None if said["group"] == "none" else int(said["group"])
         return changes
-
-
-class LineResource(resources.ModelResource):
-    """A line as a row of a file. The user must exist; a column that is not there is left as it is."""
-
-    user = Field("user", "user", ForeignKeyWidget(get_user_model(), get_user_model().USERNAME_FIELD))
-    group = Field("group", "group", ForeignKeyWidget(LineGroup, "name"))
-
-    class Meta:
-        model = Line
-        fields = (
-            "user", "multi_device", "may_switch", "max_incoming", "max_outgoing", "edition", "edition_until", "group",
-        )  # fmt: skip
-        export_order = fields
-        import_id_fields = ("user",)
-        clean_model_instances = True
-        skip_unchanged = True
-        report_skipped = True
-        use_bulk = False
-
-    def get_queryset(self) -> QuerySet[Line]:
-        return Line.objects.select_related("user", "group")
-
-    def before_import_row(self, row: Any, **kwargs: Any) -> None:
-        name = str(row.get("user") or "").strip()
-        users = get_user_model()._default_manager
-        if not users.filter(**{get_user_model().USERNAME_FIELD: name}).exists():
-            raise forms.ValidationError({"user": f"There is no user {name!r}." if name else "Name a user."})
-        group = str(row.get("group") or "").strip()
-        if group and not LineGroup.objects.filter(name=group).exists():
-            raise forms.ValidationError({"group": f"There is no group of lines {group!r}."})
-        for field in LIMITS:
-            said = row.get(field)
-            if said not in (None, "") and not str(said).strip().isdigit():
-                raise forms.ValidationError({field: f"{said!r} is not a number of calls: give 0 or more, or nothing."})
-        for field in ("multi_device", "may_switch"):
-            said = row.get(field)
-            if field in row and str(said).strip().lower() not in ("1", "0", "true", "false", "on", "off", "yes", "no"):
-                raise forms.ValidationError({field: f"{said!r} is neither yes nor no: give 1 or 0."})
-            if field in row:
-                row[field] = str(said).strip().lower() in ("1", "true", "on", "yes")
-        if "edition" in row:
-            row["edition"] = str(row["edition"] or "").strip().lower()
-
-    def export_field(self, *args: Any, **kwargs: Any) -> Any:
-        value = super().export_field(*args, **kwargs)
-        return "" if value is None else value  # a spreadsheet would have the word None in it
-
-    def get_diff_class(self) -> type:
-        return PlainDiff
-
-
-class PlainDiff(resources.Diff):
-    """What a row changes, in words: the library marks it with styles, which the page's policy forbids."""
-
-    def as_html(self) -> list[str]:
-        pairs = zip(map(_shown, self.left), map(_shown, self.right), strict=True)
-        return [after if self.new or before == after else f"{before} → {after}" for before, after in pairs]
-
-
-def _shown(value: Any) -> str:
-    return "empty" if value in (None, "") else str(value)
 
 
 @admin.register(Line)
