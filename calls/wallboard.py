@@ -24,8 +24,8 @@ log = logging.getLogger(__name__)
 
 PERMISSION = "calls.view_call"
 EVERY_S = 1.0
-ONLINE_S, HOUR_S = 5.0, 10.0  # between two counts of devices, and of the last hour
-PLOT_S = {"hour": 10.0, "day": 60.0, "week": 300.0}  # between two counts for a plot
+ONLINE_S = 5.0  # between two counts of devices
+PLOT_S = {"hour": 10.0, "day": 60.0, "week": 300.0}  # between two counts for the figures and plots of a time
 LOOK_S = 30.0  # between two looks whether the viewer still may
 MAY_NOT, SIGNED_OUT = 4403, 4401
 
@@ -71,7 +71,7 @@ class Board:
         while self.watchers:
             began = time.monotonic()
             try:
-                frames = await pool.run(self._count)
+                frames = await pool.run(self.count)
             except Exception as error:
                 log.warning("the wallboard could not be counted: %s", type(error).__name__)
                 frames = [msgspec.json.encode({"t": "trouble"})]
@@ -80,13 +80,11 @@ class Board:
                     watcher.show(frame)
             await asyncio.sleep(max(0.1, EVERY_S - (time.monotonic() - began)))
 
-    def _count(self) -> list[bytes]:
+    def count(self) -> list[bytes]:
         """The frames of this second. Runs in a thread of the pool, never twice at once."""
         self.figures |= aggregates.now()
         if self._is_due("online", ONLINE_S):
             self.figures["online"] = aggregates.online()
-        if self._is_due("last hour", HOUR_S):
-            self.figures["hour"] = aggregates.last_hour()
         frames = [msgspec.json.encode({"t": "now", **self.figures})]
         for span, every in PLOT_S.items():
             if self._is_due(span, every):

@@ -1,6 +1,5 @@
 """Lines: who may have how many calls, on how many devices; and the groups that lines inherit from."""
 
-from collections.abc import Iterable
 from typing import Any
 
 from django import forms
@@ -9,7 +8,8 @@ from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
 from django.contrib.admin.views.main import ChangeList
 from django.contrib.admin.widgets import AdminSplitDateTime
 from django.db import transaction
-from django.db.models import Count, Exists, OuterRef, Q, QuerySet
+from django.db.models import Count, Exists, F, OuterRef, Q, QuerySet, Value
+from django.db.models.functions import Coalesce
 from django.http import HttpRequest
 from django.template.response import TemplateResponse
 from django.urls import reverse
@@ -20,7 +20,7 @@ from import_export.admin import ImportExportMixin
 from import_export.results import RowResult
 
 from calls import audit, conf, switchboard
-from calls.admin.base import Exported, PanelAdmin, people_named
+from calls.admin.base import Exported, PanelAdmin, PanelList, people_named
 from calls.admin.line_files import LineResource
 from calls.facts import limit
 from calls.models import LIVE, Leg
@@ -50,7 +50,7 @@ class LineRow(forms.ModelForm):
                 self.fields[field].widget.attrs |= {"placeholder": value, "title": f"Empty: {value}, {whose}"}
 
 
-class LineList(ChangeList):
+class LineList(PanelList):
     """Each page counts devices and calls of its own rows only: two statements, however many lines there are."""
 
     def get_results(self, request: HttpRequest) -> None:
@@ -86,28 +86,31 @@ class OverLimitFilter(admin.SimpleListFilter):
         ]
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Line]) -> QuerySet[Line]:
-        live = Leg.objects.filter(LIVE).order_by()
+        in_a_call = Exists(Leg.objects.filter(LIVE, user=OuterRef("user")).order_by())
         match self.value():
             case "some":
-                return queryset.filter(user__in=live.values("user"))
+                return queryset.filter(in_a_call)
             case "none":
-                return queryset.exclude(user__in=live.values("user"))
+                return queryset.exclude(in_a_call)
             case "over" | "at":
-                busy = []
-                for user, ins, outs in live.values_list("user").annotate(ins=_count("in"), outs=_count("out")):
-                    busy.append((user, ins, outs))
-                return queryset.filter(pk__in=_over(busy, self.value() == "at"))
+                full = _full(and_at=self.value() == "at").values_list("user", flat=True)
+                keys = list(full.order_by("user")[: MAX_AT_ONCE + 1])
+                if len(keys) > MAX_AT_ONCE and request.method == "GET":
+                    messages.warning(request, f"More than {MAX_AT_ONCE:,} lines: the first {MAX_AT_ONCE:,} are shown.")
+                return queryset.filter(pk__in=keys[:MAX_AT_ONCE])
         return queryset
 
 
-def _over(busy: Iterable[tuple[Any, int, int]], at: bool) -> list[Any]:
-    calls = {user: (ins, outs) for user, ins, outs in busy}
-    over = []
-    for line in Line.objects.filter(user__in=calls).select_related("group"):
-        for number, field in zip(calls[line.user_id], LIMITS, strict=True):
-            if number + at > limit(line, field) and number:
-                over.append(line.pk)
-    return over
+def _full(and_at: bool) -> QuerySet[Leg]:
+    """The live legs of users who are over a limit; with `and_at`, at one too."""
+    legs = Leg.objects.filter(LIVE).order_by().values("user").annotate(ins=_count("in"), outs=_count("out"))
+    full = Q()
+    for number, field in (("ins", "max_incoming"), ("outs", "max_outgoing")):
+        most = Coalesce(f"user__line__{field}", f"user__line__group__{field}", Value(conf.get(field.upper())))
+        legs = legs.annotate(**{f"most_{number}": most})
+        over = {f"{number}__gte" if and_at else f"{number}__gt": F(f"most_{number}")}
+        full |= Q(**over) & Q(**{f"{number}__gt": 0})
+    return legs.filter(full)
 
 
 class NobodyOnlineFilter(admin.SimpleListFilter):
