@@ -43,7 +43,8 @@ from auth_user, generate_series(1, %(each)s) as n where username ~ '^i[0-9]+$'
 KINDS = """
 update calls_call set kind = case when get_byte(uuid_send(id), 0) < 26 then 'video' else kind end,
        reason = case when get_byte(uuid_send(id), 1) < 13 then 'busy'
-                     when get_byte(uuid_send(id), 1) < 26 then 'no_answer' else reason end
+                     when get_byte(uuid_send(id), 1) < 26 then 'no_answer' else reason end,
+       answered_at = case when get_byte(uuid_send(id), 1) < 26 then null else answered_at end
 where state = 'ended' and (get_byte(uuid_send(id), 0) < 26 or get_byte(uuid_send(id), 1) < 26)
 """
 LOG = """

@@ -108,7 +108,7 @@ function line(label, stroke, dash) {
 
 // A step between two without calls has no line to either.
 function dots(series) {
-  return { ...series, points: { show: true, size: 5 } };
+  return { ...series, points: { show: true, size: 3 } };
 }
 
 function legend(_, value) {
