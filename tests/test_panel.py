@@ -165,6 +165,14 @@ async def test_live_calls_come_first_and_calls_are_found_by_person_kind_and_id(a
     assert await found("placed=hour") == [live, ended]
 
 
+def test_the_panel_is_in_english_whatever_the_browser_prefers(operator, people):
+    text = operator.get("/admin/devices/line/", headers={"Accept-Language": "de"}).content.decode()
+    assert 'lang="en"' in text
+    assert "Log out" in text
+    assert "Abmelden" not in text
+    assert 'lang="de"' in operator.get("/accounts/login/", headers={"Accept-Language": "de"}).content.decode()
+
+
 # ── many at once ──
 
 
