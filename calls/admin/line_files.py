@@ -7,7 +7,6 @@ from typing import Any
 
 from django import forms
 from django.contrib.auth import get_user_model
-from django.db import transaction
 from django.db.models import QuerySet
 from django.http import HttpRequest
 from import_export import resources
@@ -115,11 +114,11 @@ class LineResource(resources.ModelResource):
     def import_data(
         self, dataset: Any, dry_run: bool = False, raise_errors: bool = False, *_args: Any, **kwargs: Any
     ) -> Any:
-        """Reads first and writes last, in a transaction of its own: one around all of it would be idle for as long as
-        the rows are looked at, and PostgreSQL ends such a connection after a minute."""
+        """Reads first and writes last (`after_import`), each in a transaction of its own: one around all of it would be
+        idle for as long as the rows are looked at, and PostgreSQL ends such a connection after a minute."""
         for name in ("use_transactions", "collect_failed_rows", "rollback_on_validation_errors"):
             kwargs.pop(name, None)
-        return self.import_data_inner(dataset, dry_run, raise_errors, False, False, **kwargs)
+        return self.import_data_inner(dataset, dry_run, raise_errors, True, False, **kwargs)
 
     # ── writing ──
 
@@ -145,17 +144,16 @@ class LineResource(resources.ModelResource):
 def write(request: HttpRequest, lines: list[Line], columns: list[str]) -> None:
     """Makes or changes these lines, in these columns only: what else is in a line may have changed meanwhile."""
     people = {line.user_id: line.user for line in lines}
-    with transaction.atomic():
-        before = Line.lock(people)
-        for line in before.values():
-            line.user = people[line.user_id]
-        for start in range(0, len(lines), BATCH):
-            batch = sorted(lines[start : start + BATCH], key=lambda line: line.user_id)
-            if columns:
-                Line.objects.bulk_create(batch, update_conflicts=True, unique_fields=["user"], update_fields=columns)
-            else:
-                Line.objects.bulk_create(batch, ignore_conflicts=True)
-            audit.record_saved(request, [(before.get(line.user_id), line) for line in batch], columns)
+    before = Line.lock(people)
+    for line in before.values():
+        line.user = people[line.user_id]
+    for start in range(0, len(lines), BATCH):
+        batch = sorted(lines[start : start + BATCH], key=lambda line: line.user_id)
+        if columns:
+            Line.objects.bulk_create(batch, update_conflicts=True, unique_fields=["user"], update_fields=columns)
+        else:
+            Line.objects.bulk_create(batch, ignore_conflicts=True)
+        audit.record_saved(request, [(before.get(line.user_id), line) for line in batch], columns)
 
 
 class PlainDiff(resources.Diff):
