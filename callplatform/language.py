@@ -18,7 +18,7 @@ def panel_in_english(get_response: Callable[[HttpRequest], HttpResponse]) -> Cal
         if not request.path_info.startswith(panel):
             return get_response(request)
         with translation.override(ENGLISH):
-            request.LANGUAGE_CODE = ENGLISH  # type: ignore[attr-defined]
+            request.LANGUAGE_CODE = ENGLISH
             response = get_response(request)
             if hasattr(response, "render"):
                 response.render()  # else it would be, later, in the other language

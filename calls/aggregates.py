@@ -96,7 +96,7 @@ def _totals(calls: QuerySet[Call], limits: dict[dt.datetime, int], back: dt.time
     }
 
 
-def _by_slot(calls: QuerySet[Call]) -> dict[dt.datetime, dict[str, Any]]:
+def _by_slot(calls: Any) -> dict[dt.datetime, dict[str, Any]]:
     rows = calls.order_by("slot").values("slot").annotate(**COUNTS | _percentiles())
     found = {row["slot"]: row for row in rows}
     if not _percentiles():
@@ -117,7 +117,8 @@ def _percentiles_of(times: list[dt.timedelta]) -> dict[str, dt.timedelta | None]
     """As PostgreSQL does it: between the two nearest times."""
     if not times:
         return dict.fromkeys(FRACTIONS)
-    times, found = sorted(times), {}
+    times = sorted(times)
+    found: dict[str, dt.timedelta | None] = {}
     for name, fraction in FRACTIONS.items():
         whole, part = divmod(fraction * (len(times) - 1), 1)
         low, high = times[int(whole)], times[min(int(whole) + 1, len(times) - 1)]

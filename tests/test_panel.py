@@ -136,6 +136,11 @@ def test_lines_are_found_by_who_has_them_and_what_they_do(operator, people):
     assert found("multi_device__exact=1") == ["bob"]
     assert found("devices=online") == ["dave"]
     assert found("devices=none") == ["alice", "bob", "carol", "operator"]
+    Line.objects.filter(user=people["dave"]).update(dnd=True)
+    assert found("dnd__exact=1") == ["dave"]
+    assert "do not disturb</span>" in operator.get("/admin/devices/line/").content.decode()
+    page = operator.get(f"/admin/devices/line/{people['dave'].pk}/change/").content.decode()
+    assert "Do not disturb is on: only 0 favourites ring it" in page
 
 
 async def test_a_line_above_its_limit_is_found(ask, page, people):

@@ -101,7 +101,7 @@ class OverLimitFilter(admin.SimpleListFilter):
         return queryset
 
 
-def _full(and_at: bool) -> QuerySet[Leg]:
+def _full(and_at: bool) -> Any:
     """The live legs of users who are over a limit; with `and_at`, at one too."""
     legs = Leg.objects.filter(LIVE).order_by().values("user").annotate(ins=_count("in"), outs=_count("out"))
     full = Q()
@@ -202,7 +202,7 @@ class LineAdmin(ImportExportMixin, Exported, PanelAdmin):
         "group",
     )  # fmt: skip
     list_editable = ("multi_device", "may_switch", "max_incoming", "max_outgoing")
-    list_filter = (OverLimitFilter, "multi_device", NobodyOnlineFilter, "edition", "group")
+    list_filter = (OverLimitFilter, "multi_device", NobodyOnlineFilter, "dnd", "edition", "group")
     list_select_related = ("user", "group")
     list_per_page = 25  # each row has a form
     search_fields = ("user__username",)
@@ -249,11 +249,12 @@ class LineAdmin(ImportExportMixin, Exported, PanelAdmin):
     @admin.display(description="online")
     def online(self, line: Line) -> str | SafeString:
         online, signed_in = line.devices_now  # type: ignore[attr-defined]
+        quiet = format_html('<br><span class="off">{}</span>', "do not disturb") if line.dnd else ""
         if not signed_in:
-            return "–"
+            return format_html("–{}", quiet)
         where = f"{reverse('admin:devices_device_changelist')}?user__id__exact={line.user_id}&online=in"
         return format_html(
-            '<a class="{}" href="{}">{} of {}</a>', "some" if online else "nobody", where, online, signed_in
+            '<a class="{}" href="{}">{} of {}</a>{}', "some" if online else "nobody", where, online, signed_in, quiet
         )
 
     @admin.display(description="edition")
@@ -286,6 +287,8 @@ class LineAdmin(ImportExportMixin, Exported, PanelAdmin):
             word += ", although multi-device is switched on: the edition " + (
                 "ran out" if off == "expired" else "does not include it"
             )
+        if line.dnd:
+            word += f". Do not disturb is on: only {len(line.favourites)} favourites ring it at all"
         limits = {field: (limit(line, field), SAID_BY[line.rule(field).source]) for field in LIMITS}
         return format_html(
             '<ul class="holds"><li>{} incoming calls at a time, says {}.</li><li>{} outgoing calls at a time, says {}.'
