@@ -52,6 +52,7 @@ class Board:
         self.counted_at: dict[str, float] = {}
         self.figures: dict[str, Any] = {}
         self.plots: dict[str, bytes] = {}
+        self.last = b""  # the figures of this second, for whoever comes in it
 
     def join(self, watcher: "Wallboard") -> None:
         loop = asyncio.get_running_loop()
@@ -59,9 +60,10 @@ class Board:
             self.__init__()  # type: ignore[misc]
             self.loop = loop
         self.watchers.add(watcher)
-        for frame in self.plots.values():
+        counting = self.task is not None and not self.task.done()
+        for frame in ([self.last] if counting and self.last else []) + [*self.plots.values()]:
             watcher.show(frame)
-        if self.task is None or self.task.done():
+        if not counting:
             self.task = asyncio.create_task(self._run())
 
     def part(self, watcher: "Wallboard") -> None:
@@ -85,7 +87,8 @@ class Board:
         self.figures |= aggregates.now()
         if self._is_due("online", ONLINE_S):
             self.figures["online"] = aggregates.online()
-        frames = [msgspec.json.encode({"t": "now", **self.figures})]
+        self.last = msgspec.json.encode({"t": "now", **self.figures})
+        frames = [self.last]
         for span, every in PLOT_S.items():
             if self._is_due(span, every):
                 self.plots[span] = msgspec.json.encode({"t": "plot", "span": span, **aggregates.plot(span)})

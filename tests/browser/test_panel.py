@@ -217,6 +217,7 @@ def test_pictures_of_the_panel(site, chromium, operator, alice, bob, line, pictu
             for name, path in pages.items():
                 page = operator.opens(path)
                 if name == "wallboard":
+                    expect(page.get_by_role("status")).to_have_text("Live, counted every second.")
                     expect(page.locator(".u-wrap canvas")).to_have_count(3)
                 page.screenshot(path=pictures / f"panel-{name}-{theme}-{width}.png", full_page=width == 1280)
     site.line("carol", "--max-incoming", "default")

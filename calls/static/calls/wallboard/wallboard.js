@@ -141,7 +141,7 @@ function draw() {
       width: place.clientWidth,
       height: HEIGHT,
       axes: [{ ...axis(), values: clockTimes }, { ...axis(), size: 44 }],
-      scales: { y: { range: (_, low, high) => [0, Math.max(1, (high ?? 0) * 1.1)] } },
+      scales: { y: { range: (_, low, high) => (name === "rate" ? [0, 100] : [0, Math.max(1, (high ?? 0) * 1.1)]) } },
       series: [{}, ...series.map(([about]) => about)],
     };
     return new uPlot(options, [frame.at, ...series.map(([, values]) => values)], place);
