@@ -117,7 +117,6 @@ def measure() -> bool:
     browser = Client()
     browser.force_login(operator)
     well = True
-    print(f"{'page':28}{'ms':>8}{'database':>10}{'statements':>12}")
     call = Call.objects.filter(state="ended").values_list("pk", flat=True)[0]
     line = Line.objects.values_list("pk", flat=True)[0]
     print(f"{'page':28}{'ms':>8}{'least':>8}{'database':>10}{'statements':>12}")

@@ -64,7 +64,7 @@ function showFigures(now) {
 
 // What each total of a span is said as.
 const SAID = {
-  per_minute: (number) => (number < 10 ? number.toFixed(1) : whole(Math.round(number))),
+  per_minute: (number) => (number < 10 ? number.toFixed(number < 1 ? 2 : 1) : whole(Math.round(number))),
   answer_rate: (part) => `${Math.round(part * 100)} %`,
   busy: whole,
   limit_hits: whole,
