@@ -1,13 +1,15 @@
 """What the wallboard shows, counted by the database. Costs the same whether ten calls are live or five thousand."""
 
 import datetime as dt
+from collections import defaultdict
 from typing import Any, NamedTuple
 
-from django.db.models import Avg, Count, DurationField, ExpressionWrapper, F, Q, QuerySet
+from django.db import connection
+from django.db.models import Aggregate, Avg, Count, DurationField, ExpressionWrapper, F, Q, QuerySet, Sum
 from django.db.models.functions import TruncHour, TruncMinute
 from django.utils import timezone
 
-from calls.models import Call, Refusal
+from calls.models import Call, Leg, Refusal
 from devices.models import Device
 
 ANSWER = ExpressionWrapper(F("answered_at") - F("placed_at"), output_field=DurationField())
@@ -18,6 +20,17 @@ COUNTS: dict[str, Any] = {
     "settled": Count("pk", filter=~Q(state="ringing")),
     "answer_s": Avg(ANSWER, filter=Q(answered_at__isnull=False)),
 }
+FRACTIONS = {"p50": 0.5, "p95": 0.95}
+PERCENTILES: dict[str, Any] = {  # of what was answered: nothing else has such a time
+    name: Aggregate(
+        ANSWER,
+        function="PERCENTILE_CONT",
+        template=f"%(function)s({fraction}) WITHIN GROUP (ORDER BY %(expressions)s)",
+        output_field=DurationField(),
+    )
+    for name, fraction in FRACTIONS.items()
+}
+TIMES = ("answer_s", *FRACTIONS)
 LINES = ("placed", "answered", "busy")
 
 
@@ -48,40 +61,99 @@ def online() -> int:
     return Device.objects.filter(signed_out_at=None, online_until__gt=timezone.now()).count()
 
 
-def last_hour() -> dict[str, Any]:
-    """Rates and times of the calls of the last hour; None where there was no call to tell from."""
-    since = timezone.now() - dt.timedelta(hours=1)
-    counted = placed_since(since).aggregate(**COUNTS)
-    refused = Refusal.objects.filter(at__gte=since, code="limit_reached").count()
-    return {
-        "placed": counted["placed"],
-        "answer_rate": counted["answered"] / counted["settled"] if counted["settled"] else None,
-        "busy": counted["busy"],
-        "limit_hits": counted["busy"] + refused,
-        "answer_s": _seconds(counted["answer_s"]),
-    }
-
-
 def plot(span: str) -> dict[str, Any]:
-    """Columns of equal length: `at` (seconds since 1970), and for each step what was placed, answered and busy, and how
-    long answers took. A step without calls has zeros, and None for the time."""
+    """Columns of equal length: `at` (seconds since 1970), and for each step what was placed, answered, busy, and
+    stopped by a limit, the part of the settled calls that was answered, and the mean and percentiles of the seconds
+    until the answer. A step without calls has zeros, and None for rates and times. `totals` says it of the whole span.
+    """
     back, trunc, step = SPANS[span]
     end = timezone.now().replace(second=0, microsecond=0)
     end = end.replace(minute=0) if trunc is TruncHour else end
     first = end - back + step
-    rows = placed_since(first).annotate(slot=trunc("placed_at")).order_by("slot").values("slot").annotate(**COUNTS)
-    found = {row["slot"]: row for row in rows}
+    found = _by_slot(placed_since(first).annotate(slot=trunc("placed_at")))
+    limits = _limits(first, trunc)
     slots = [first + n * step for n in range(round(back / step))]
     columns: dict[str, Any] = {"at": [int(slot.timestamp()) for slot in slots]}
     for name in LINES:
         columns[name] = [found[slot][name] if slot in found else 0 for slot in slots]
-    columns["answer_s"] = [_seconds(found[slot]["answer_s"]) if slot in found else None for slot in slots]
-    return columns
+    columns["limit_hits"] = [limits.get(slot, 0) for slot in slots]
+    columns["answer_rate"] = [_rate(found[slot]) if slot in found else None for slot in slots]
+    for name in TIMES:
+        columns[name] = [_seconds(found[slot][name]) if slot in found else None for slot in slots]
+    return columns | {"totals": _totals(placed_since(first), limits, back)}
 
 
-def placed_since(since: dt.datetime) -> QuerySet[Call]:
-    """Said so that the index in the order of the calls' list finds them: the ended ones by time, and the few live."""
-    return Call.objects.filter(Q(state="ended", placed_at__gte=since) | ~Q(state="ended"), placed_at__gte=since)
+def _totals(calls: QuerySet[Call], limits: dict[dt.datetime, int], back: dt.timedelta) -> dict[str, Any]:
+    counted = calls.aggregate(**COUNTS | _percentiles())
+    if not _percentiles():
+        counted |= _percentiles_of(list(calls.exclude(answered_at=None).values_list(ANSWER, flat=True)))
+    return {
+        **{name: counted[name] for name in LINES},
+        "limit_hits": sum(limits.values()),
+        "per_minute": round(counted["placed"] / (back / dt.timedelta(minutes=1)), 2),
+        "answer_rate": _rate(counted),
+        **{name: _seconds(counted[name]) for name in TIMES},
+    }
+
+
+def _by_slot(calls: Any) -> dict[dt.datetime, dict[str, Any]]:
+    rows = calls.order_by("slot").values("slot").annotate(**COUNTS | _percentiles())
+    found = {row["slot"]: row for row in rows}
+    if not _percentiles():
+        times = defaultdict(list)
+        for slot, took in calls.exclude(answered_at=None).values_list("slot", ANSWER):
+            times[slot].append(took)
+        for slot, row in found.items():
+            row |= _percentiles_of(times[slot])
+    return found
+
+
+def _percentiles() -> dict[str, Any]:
+    """What the database can count of them: SQLite has no percentiles, and few calls."""
+    return PERCENTILES if connection.vendor == "postgresql" else {}
+
+
+def _percentiles_of(times: list[dt.timedelta]) -> dict[str, dt.timedelta | None]:
+    """As PostgreSQL does it: between the two nearest times."""
+    if not times:
+        return dict.fromkeys(FRACTIONS)
+    times = sorted(times)
+    found: dict[str, dt.timedelta | None] = {}
+    for name, fraction in FRACTIONS.items():
+        whole, part = divmod(fraction * (len(times) - 1), 1)
+        low, high = times[int(whole)], times[min(int(whole) + 1, len(times) - 1)]
+        found[name] = low + part * (high - low)
+    return found
+
+
+def _limits(first: dt.datetime, trunc: Any) -> dict[dt.datetime, int]:
+    """How often somebody was at a limit: the callee, which is a call that was busy, or the caller, which is none."""
+    full = Leg.objects.filter(
+        reason="incoming_limit", call__in=placed_since(first).filter(state="ended", reason="busy")
+    )
+    refused = Refusal.objects.filter(at__gte=first, code="limit_reached")
+    found: dict[dt.datetime, int] = defaultdict(int)
+    for slot, number in (
+        full.order_by().annotate(slot=trunc("call__placed_at")).values_list("slot").annotate(number=Count("pk"))
+    ):
+        found[slot] += number
+    for slot, number in refused.order_by().annotate(slot=trunc("at")).values_list("slot").annotate(number=Sum("times")):
+        found[slot] += number
+    return found
+
+
+def _rate(counted: dict[str, Any]) -> float | None:
+    return round(counted["answered"] / counted["settled"], 4) if counted["settled"] else None
+
+
+def placed_since(at: dt.datetime) -> QuerySet[Call]:
+    return Call.objects.filter(since(at))
+
+
+def since(at: dt.datetime) -> Q:
+    """Placed at this time or later. Said so that the index in the order of the calls' list finds them: the ended ones
+    by time, and the few that are live."""
+    return Q(Q(state="ended", placed_at__gte=at) | ~Q(state="ended"), placed_at__gte=at)
 
 
 def _seconds(length: dt.timedelta | None) -> float | None:

@@ -1,12 +1,16 @@
 """Who changed what: the requests and changes that django-auditlog cannot see by itself.
 
-It records saved lines, groups and accounts. What ends calls and signs devices out goes another way, and is noted here.
+It records saved lines, groups and accounts. What ends calls, signs devices out, or is saved in bulk goes another way,
+and is noted here.
 """
 
+from collections.abc import Collection, Iterable
 from typing import Any
 
+from auditlog.diff import model_instance_diff
 from auditlog.middleware import AuditlogMiddleware
 from auditlog.models import LogEntry
+from django.contrib.contenttypes.models import ContentType
 from django.db.models import Model
 from django.http import HttpRequest
 
@@ -36,3 +40,25 @@ def record(request: HttpRequest, changed: Model, **changes: tuple[Any, Any]) -> 
         actor=request.user,
         remote_addr=address.of_request(request),
     )
+
+
+def record_saved(request: HttpRequest, pairs: Iterable[tuple[Model | None, Model]], fields: Collection[str]) -> None:
+    """Notes what was saved in one statement, which django-auditlog does not see: (before, after) of each row; None
+    before when it was made."""
+    kinds, entries = ContentType.objects, []
+    for before, after in pairs:
+        changes = model_instance_diff(before, after, fields_to_check=None if before is None else list(fields))
+        if changes:
+            entries.append(
+                LogEntry(
+                    content_type=kinds.get_for_model(after),
+                    object_pk=str(after.pk),
+                    object_id=after.pk if isinstance(after.pk, int) else None,
+                    object_repr=str(after),
+                    action=LogEntry.Action.CREATE if before is None else LogEntry.Action.UPDATE,
+                    changes=changes,
+                    actor=request.user,
+                    remote_addr=address.of_request(request),
+                )
+            )
+    LogEntry.objects.bulk_create(entries)

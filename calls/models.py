@@ -43,6 +43,14 @@ class Call(models.Model):
                 F("placed_at").desc(),
                 name="call_listed",
             ),
+            # For the operator's filters, written once, when the call ends, and not at all for what most calls are.
+            models.Index(
+                F("reason"),
+                F("placed_at").desc(),
+                name="call_reason",
+                condition=Q(state="ended") & ~Q(reason="completed"),
+            ),
+            models.Index(F("placed_at").desc(), name="call_video", condition=Q(state="ended", kind="video")),
         ]
 
     def __str__(self) -> str:

@@ -41,6 +41,7 @@ Key = Any
 REMEMBER = dt.timedelta(minutes=10)  # a call id that was hung up before its invite arrived
 MAX_REMEMBERED = 1000  # of one user
 MAX_FAVOURITES = 200  # they are read with every call to the user
+MOST_TOLD = 500  # lines in one message to the other processes
 
 
 class Outcome(NamedTuple):
@@ -486,8 +487,9 @@ def tell_expired(since: dt.datetime, until: dt.datetime) -> None:
 def tell_lines(lines: Q) -> None:
     """Shows these lines to their users' devices, as far as any is online."""
     online = Device.objects.filter(signed_out_at=None, online_until__gt=timezone.now()).values("user")
-    for line in Line.objects.filter(lines, user__in=online).select_related("group"):
-        tell_line(line)
+    found = list(Line.objects.filter(lines, user__in=online).select_related("group"))
+    for start in range(0, len(found), MOST_TOLD):
+        hub.publish(*map(_line_said, found[start : start + MOST_TOLD]))
 
 
 def sign_out(device: Device, why: str = "signed_out") -> None:
@@ -577,7 +579,11 @@ def tell(*calls: machine.Call) -> None:
 
 def tell_line(line: Line) -> None:
     """Shows the line to the user's devices."""
-    hub.publish(Said((str(line.user_id),), "line", line_view(line)))
+    hub.publish(_line_said(line))
+
+
+def _line_said(line: Line) -> Said:
+    return Said((str(line.user_id),), "line", line_view(line))
 
 
 def tell_history(key: Key, missed: int) -> None:

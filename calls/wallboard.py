@@ -24,8 +24,8 @@ log = logging.getLogger(__name__)
 
 PERMISSION = "calls.view_call"
 EVERY_S = 1.0
-ONLINE_S, HOUR_S = 5.0, 10.0  # between two counts of devices, and of the last hour
-PLOT_S = {"hour": 10.0, "day": 60.0, "week": 300.0}  # between two counts for a plot
+ONLINE_S = 5.0  # between two counts of devices
+PLOT_S = {"hour": 10.0, "day": 60.0, "week": 300.0}  # between two counts for the figures and plots of a time
 LOOK_S = 30.0  # between two looks whether the viewer still may
 MAY_NOT, SIGNED_OUT = 4403, 4401
 
@@ -52,6 +52,7 @@ class Board:
         self.counted_at: dict[str, float] = {}
         self.figures: dict[str, Any] = {}
         self.plots: dict[str, bytes] = {}
+        self.last = b""  # the figures of this second, for whoever comes in it
 
     def join(self, watcher: "Wallboard") -> None:
         loop = asyncio.get_running_loop()
@@ -59,9 +60,10 @@ class Board:
             self.__init__()  # type: ignore[misc]
             self.loop = loop
         self.watchers.add(watcher)
-        for frame in self.plots.values():
+        counting = self.task is not None and not self.task.done()
+        for frame in ([self.last] if counting and self.last else []) + [*self.plots.values()]:
             watcher.show(frame)
-        if self.task is None or self.task.done():
+        if not counting:
             self.task = asyncio.create_task(self._run())
 
     def part(self, watcher: "Wallboard") -> None:
@@ -71,7 +73,7 @@ class Board:
         while self.watchers:
             began = time.monotonic()
             try:
-                frames = await pool.run(self._count)
+                frames = await pool.run(self.count)
             except Exception as error:
                 log.warning("the wallboard could not be counted: %s", type(error).__name__)
                 frames = [msgspec.json.encode({"t": "trouble"})]
@@ -80,14 +82,13 @@ class Board:
                     watcher.show(frame)
             await asyncio.sleep(max(0.1, EVERY_S - (time.monotonic() - began)))
 
-    def _count(self) -> list[bytes]:
+    def count(self) -> list[bytes]:
         """The frames of this second. Runs in a thread of the pool, never twice at once."""
         self.figures |= aggregates.now()
         if self._is_due("online", ONLINE_S):
             self.figures["online"] = aggregates.online()
-        if self._is_due("last hour", HOUR_S):
-            self.figures["hour"] = aggregates.last_hour()
-        frames = [msgspec.json.encode({"t": "now", **self.figures})]
+        self.last = msgspec.json.encode({"t": "now", **self.figures})
+        frames = [self.last]
         for span, every in PLOT_S.items():
             if self._is_due(span, every):
                 self.plots[span] = msgspec.json.encode({"t": "plot", "span": span, **aggregates.plot(span)})

@@ -160,6 +160,7 @@ class Device(models.Model):
             models.Index(fields=["session_key"], name="device_session", condition=Q(signed_out_at=None)),
             # For the operator's list. Not last_seen_at: an index on it would be written with every heartbeat.
             models.Index(fields=["-logged_in_at"], name="device_logged_in"),
+            models.Index(fields=["-logged_in_at"], name="device_signed_out", condition=Q(signed_out_at__isnull=False)),
         ]
 
     def __str__(self) -> str:

@@ -8,7 +8,7 @@ from django.contrib.auth import authenticate, get_user_model
 from django.core.management import CommandError, call_command
 
 from calls import switchboard
-from devices.models import Line
+from devices.models import Line, LineGroup
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -70,14 +70,39 @@ def test_demo_is_refused_where_other_people_are(var):
 
 def test_a_line_is_shown_and_changed(people):
     assert run("line", "bob").strip() == (
-        "bob: multi-device on, may switch it: no, max incoming 1 (default), max outgoing 1 (default)"
+        "bob: multi-device on, may switch it: no, max incoming 1 (default), max outgoing 1 (default), "
+        "edition allowed (default), do not disturb off, group none"
     )
     said = run(
         "line", "bob", "--multi-device", "off", "--may-switch", "yes", "--max-incoming", "2", "--max-outgoing", "0"
     )
-    assert said.strip() == "bob: multi-device off, may switch it: yes, max incoming 2, max outgoing 0"
+    assert said.startswith("bob: multi-device off, may switch it: yes, max incoming 2, max outgoing 0, ")
     assert "max incoming 1 (default)" in run("line", "bob", "--max-incoming", "default")
     assert switchboard.line_view(Line.objects.get(user=people["bob"]))["max_outgoing"] == 0
+
+
+def test_a_lines_group_edition_and_quiet_are_shown_and_changed(people):
+    LineGroup.objects.create(name="Sales", max_incoming=5, edition="off")
+    said = run("line", "bob", "--group", "Sales", "--dnd", "on")
+    assert "multi-device off (the edition does not include it)" in said
+    assert said.strip().endswith("edition off (of Sales), do not disturb on, group Sales")
+    assert "max incoming 5 (of Sales)" in said
+    assert "edition until 2099-01-31 18:00 UTC, " in run("line", "bob", "--edition", "2099-01-31T19:00+01:00")
+    assert "multi-device on, " in run("line", "bob")
+    assert "multi-device off (the edition ran out)" in run("line", "bob", "--edition", "2020-01-31")
+    line = Line.objects.get(user=people["bob"])
+    line.full_clean()
+    assert (
+        run("line", "bob", "--edition", "allowed", "--group", "none", "--dnd", "off")
+        .strip()
+        .endswith("edition allowed, do not disturb off, group none")
+    )
+    assert "edition allowed (default)" in run("line", "bob", "--edition", "default")
+    with pytest.raises(CommandError, match=r"no group of lines 'Support'. There are: Sales\."):
+        run("line", "bob", "--group", "Support")
+    for wrong in ("tomorrow", "2027-02-30", ""):
+        with pytest.raises(CommandError, match="until when it is allowed"):
+            run("line", "bob", "--edition", wrong)
 
 
 @pytest.mark.parametrize("wrong", ["-1", "1.5", "many", "99999999", ""])

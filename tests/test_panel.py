@@ -106,6 +106,7 @@ def test_a_list_costs_the_same_number_of_queries_whatever_its_length(operator, p
             line.max_incoming = 3
             line.save()
 
+    assert "_facets" not in operator.get(f"/admin/{path}").content.decode()
     more(4)
     operator.get(f"/admin/{path}")  # content types and the like are remembered from here on
     few = queries()
@@ -136,6 +137,11 @@ def test_lines_are_found_by_who_has_them_and_what_they_do(operator, people):
     assert found("multi_device__exact=1") == ["bob"]
     assert found("devices=online") == ["dave"]
     assert found("devices=none") == ["alice", "bob", "carol", "operator"]
+    Line.objects.filter(user=people["dave"]).update(dnd=True)
+    assert found("dnd__exact=1") == ["dave"]
+    assert "do not disturb</span>" in operator.get("/admin/devices/line/").content.decode()
+    page = operator.get(f"/admin/devices/line/{people['dave'].pk}/change/").content.decode()
+    assert "Do not disturb is on: only 0 favourites ring it" in page
 
 
 async def test_a_line_above_its_limit_is_found(ask, page, people):
@@ -163,6 +169,14 @@ async def test_live_calls_come_first_and_calls_are_found_by_person_kind_and_id(a
     assert await found("q=bob") == [live]
     assert await found(f"q={ended}") == [ended]
     assert await found("placed=hour") == [live, ended]
+
+
+def test_the_panel_is_in_english_whatever_the_browser_prefers(operator, people):
+    text = operator.get("/admin/devices/line/", headers={"Accept-Language": "de"}).content.decode()
+    assert 'lang="en"' in text
+    assert "Log out" in text
+    assert "Abmelden" not in text
+    assert 'lang="de"' in operator.get("/accounts/login/", headers={"Accept-Language": "de"}).content.decode()
 
 
 # ── many at once ──
@@ -401,6 +415,38 @@ def test_a_file_with_bad_rows_changes_nothing_until_it_is_mended(operator, peopl
     assert "3" in confirm(operator, preview).content.decode()
     found = {line.user.username: (line.max_incoming, line.multi_device) for line in Line.objects.select_related("user")}
     assert found == {"alice": (3, True), "bob": (2, False), "carol": (0, False)}
+
+
+async def test_a_long_file_is_read_and_written_in_a_few_statements_and_told(operator, page, people):
+    def statements(number):
+        users = [get_user_model()(username=f"user{number}-{n}") for n in range(number)]
+        users = get_user_model()._default_manager.bulk_create(users)
+        Line.objects.bulk_create([Line(user=user) for user in users[::2]])
+        rows = "".join(f"{user.username},2,Sales\n" for user in users)
+        with CaptureQueriesContext(connection) as previewing:
+            preview = upload(operator, "user,max_incoming,group\n" + rows)
+        with CaptureQueriesContext(connection) as writing:
+            confirm(operator, preview)
+        kept = Line.objects.filter(user__in=users, max_incoming=2, group=group).count()
+        assert (kept, LogEntry.objects.filter(object_pk__in=[user.pk for user in users]).count()) == (number, number)
+        return len(previewing), len(writing)
+
+    group = await LineGroup.objects.acreate(name="Sales")
+    bob = await page("bob")
+    await sync_to_async(switchboard.change_line)(people["bob"].pk, dnd=True, group_id=group.pk)
+    few = await sync_to_async(statements)(4)
+    assert await sync_to_async(statements)(300) == few
+    preview = await sync_to_async(upload)(operator, "user,max_incoming\nbob,7\n")
+    await sync_to_async(switchboard.change_line)(people["bob"].pk, multi_device=False)
+    await sync_to_async(confirm)(operator, preview)
+    assert (await bob.until(lambda frame: frame["t"] == "line" and frame["line"]["max_incoming"] == 7))["line"]["dnd"]
+    line = await Line.objects.aget(user=people["bob"])
+    assert (line.dnd, line.multi_device, line.max_incoming, line.group_id) == (True, False, 7, group.pk)
+    entry = await LogEntry.objects.select_related("actor").aget(changes__max_incoming=["None", "7"])
+    assert (entry.actor.username, entry.remote_addr, entry.object_repr) == ("operator", "127.0.0.1", "Line of bob")
+    twice = await sync_to_async(upload)(operator, "user,max_incoming\nbob,1\nbob,2\n")
+    assert "more than once" in twice.content.decode()
+    assert twice.context.get("confirm_form") is None
 
 
 @pytest.mark.parametrize("format", ["0", "1"])

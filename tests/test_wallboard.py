@@ -3,18 +3,21 @@
 import asyncio
 import datetime as dt
 import json
+import uuid
 
 import pytest
 from asgiref.sync import sync_to_async
 from channels.testing import WebsocketCommunicator
 from django.conf import settings
+from django.db import connection
 from django.test import Client
+from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from callplatform.asgi import application
 from calls import aggregates
-from calls.models import Call
-from calls.wallboard import board
+from calls.models import Call, Leg, Refusal
+from calls.wallboard import Board, board
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -113,16 +116,50 @@ def test_rates_and_plots_are_of_their_time(people):
 
     calls(3, "completed", dt.timedelta(minutes=10), answered=4)
     calls(1, "busy", dt.timedelta(minutes=10))
+    busy = Call.objects.get(reason="busy")
+    Leg.objects.create(call=busy, user=people["bob"], username="bob", dir="in", state="out", reason="incoming_limit")
+    Refusal.objects.create(call=busy.pk, user=people["carol"], command="Invite", code="limit_reached", at=now)
     calls(4, "completed", dt.timedelta(hours=5), answered=8)
     calls(5, "no_answer", dt.timedelta(days=3))
     calls(9, "no_answer", dt.timedelta(days=30))
-    hour = aggregates.last_hour()
-    assert (hour["placed"], hour["answer_rate"], hour["busy"], hour["answer_s"]) == (4, 0.75, 1, 4.0)
     sums = {}
     for span, length in (("hour", 60), ("day", 24), ("week", 168)):
         plot = aggregates.plot(span)
-        assert {len(column) for name, column in plot.items()} == {length}
+        assert {len(column) for name, column in plot.items() if name != "totals"} == {length}
         sums[span] = (sum(plot["placed"]), sum(plot["answered"]), sum(plot["busy"]))
     assert sums == {"hour": (4, 3, 1), "day": (8, 7, 1), "week": (13, 7, 1)}
-    assert [second for second in aggregates.plot("hour")["answer_s"] if second] == [4.0]
+    hour, day = aggregates.plot("hour"), aggregates.plot("day")
+    assert hour["totals"] == {"placed": 4, "answered": 3, "busy": 1, "limit_hits": 2, "per_minute": 0.07,
+                              "answer_rate": 0.75, "answer_s": 4.0, "p50": 4.0, "p95": 4.0}  # fmt: skip
+    assert sum(hour["limit_hits"]) == 2
+    assert [rate for rate in hour["answer_rate"] if rate is not None] == [0.75]
+    totals = day["totals"]
+    assert (totals["answer_s"], totals["p50"], totals["p95"]) == (6.29, 8.0, 8.0)
+    for name, seconds in (("answer_s", [8.0, 4.0]), ("p50", [8.0, 4.0]), ("p95", [8.0, 4.0])):
+        assert [second for second in day[name] if second] == seconds
+    assert aggregates._percentiles_of([dt.timedelta(seconds=n) for n in range(101)]) == {
+        "p50": dt.timedelta(seconds=50),
+        "p95": dt.timedelta(seconds=95),
+    }
     assert settings.TIME_ZONE == "UTC"
+
+
+def test_a_second_costs_the_same_however_many_calls_are_live(people):
+    def a_second(live):
+        now = timezone.now()
+        Call.objects.bulk_create(
+            Call(id=uuid.uuid4(), v=1, kind="audio", state="active", host=people["alice"], placed_at=now)
+            for _ in range(live - Call.objects.count())
+        )
+        counting = Board()
+        with CaptureQueriesContext(connection) as first:
+            frames = counting.count()
+        with CaptureQueriesContext(connection) as further:
+            counting.count()
+        assert json.loads(frames[0])["active"] == live
+        return len(first), len(further), len(b"".join(frames))
+
+    few, many = a_second(10), a_second(5000)
+    assert few[:2] == many[:2]
+    assert few[1] <= 2
+    assert many[2] < few[2] + 40  # the figures have more digits

@@ -4,6 +4,7 @@ from functools import cached_property
 from typing import Any
 
 from django.contrib import admin, messages
+from django.contrib.admin.views.main import ChangeList
 from django.contrib.auth import get_user_model
 from django.core.paginator import Paginator
 from django.db.models import Q, QuerySet
@@ -35,12 +36,28 @@ class BoundedPaginator(Paginator):
         return self.count > MAX_COUNTED
 
 
+class PanelList(ChangeList):
+    """What fits on one page is looked for once, and not once to be counted and once to be shown."""
+
+    def get_results(self, request: HttpRequest) -> None:
+        most = self.list_per_page
+        if self.page_num == 1 and not self.show_all and (self.query or self.get_filters_params()):
+            keys = list(self.queryset.order_by().values_list("pk", flat=True)[: most + 1])
+            if len(keys) <= most:
+                self.queryset = self.queryset.filter(pk__in=keys) if keys else self.queryset.none()
+        super().get_results(request)
+
+
 class PanelAdmin(admin.ModelAdmin):
     """A list of any length."""
 
     paginator = BoundedPaginator
     show_full_result_count = False
+    show_facets = admin.ShowFacets.NEVER  # a count beside each filter reads the whole table for each
     list_per_page = 50
+
+    def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
+        return PanelList
 
     def changelist_view(self, request: HttpRequest, extra_context: Any = None) -> HttpResponse:
         title = str(self.opts.verbose_name_plural)
@@ -78,8 +95,26 @@ class Exported(ExportMixin):
 
 
 def people_named(term: str) -> QuerySet[Any]:
-    """The keys of people whose user name or name contains every word."""
-    found = get_user_model()._default_manager.all()
+    """The keys of people whose user name or name contains every word, in any order."""
+    return with_name(get_user_model()._default_manager.all(), term).order_by().values_list("pk", flat=True)
+
+
+def with_name(people: QuerySet[Any], term: str) -> QuerySet[Any]:
+    """Those of the people whose user name, name or address of mail contains every word. These are the columns of the
+    index `person_search`: one more, and every search would read the whole table."""
     for word in term.replace("\0", "").split():
-        found = found.filter(Q(username__icontains=word) | Q(first_name__icontains=word) | Q(last_name__icontains=word))
-    return found.order_by().values_list("pk", flat=True)
+        people = people.filter(
+            Q(username__icontains=word)
+            | Q(first_name__icontains=word)
+            | Q(last_name__icontains=word)
+            | Q(email__icontains=word)
+        )
+    return people
+
+
+def first_people(term: str, most: int) -> tuple[list[Any], bool]:
+    """The keys of people with that name, the one with exactly that user name first, and whether there are more."""
+    people = get_user_model()._default_manager
+    exact = list(people.filter(username=term.replace("\0", "").strip()).values_list("pk", flat=True))
+    found = [key for key in people_named(term)[: most + 1] if key not in exact]
+    return (exact + found)[:most], len(exact) + len(found) > most

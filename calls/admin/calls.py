@@ -7,6 +7,7 @@ from typing import Any
 from django import forms
 from django.contrib import admin, messages
 from django.contrib.admin.utils import unquote
+from django.contrib.admin.views.main import SEARCH_VAR
 from django.core.exceptions import PermissionDenied
 from django.db.models import BooleanField, ExpressionWrapper, F, Q, QuerySet
 from django.http import Http404, HttpRequest, HttpResponse
@@ -19,12 +20,14 @@ from django.utils.safestring import SafeString
 from import_export import resources
 from import_export.fields import Field
 
-from calls import audit, machine, switchboard
+from calls import aggregates, audit, machine, switchboard
 from calls.admin import story
-from calls.admin.base import MAX_PEOPLE, Exported, ReadOnlyAdmin, people_named
+from calls.admin.base import Exported, ReadOnlyAdmin, first_people
 from calls.models import Call, Leg
 
+MAX_CALLERS = 100  # people whose calls one search shows: all calls of each are looked through
 ENDED = ExpressionWrapper(Q(state="ended"), BooleanField())  # as in the index: live calls come first
+OVER = ExpressionWrapper(Q(ended_at__isnull=False), BooleanField())  # the same, said without the index
 TIMES = (("hour", "Last hour", dt.timedelta(hours=1)), ("day", "Last 24 hours", dt.timedelta(days=1)),
          ("week", "Last 7 days", dt.timedelta(days=7)), ("month", "Last 30 days", dt.timedelta(days=30)))  # fmt: skip
 
@@ -55,7 +58,7 @@ class ReasonFilter(admin.SimpleListFilter):
         return list(story.REASONS.items())
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Call]) -> QuerySet[Call]:
-        return queryset.filter(reason=self.value()) if self.value() else queryset
+        return queryset.filter(state="ended", reason=self.value()) if self.value() else queryset
 
 
 class KindFilter(admin.SimpleListFilter):
@@ -66,7 +69,10 @@ class KindFilter(admin.SimpleListFilter):
         return [("audio", "Audio"), ("video", "Video")]
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Call]) -> QuerySet[Call]:
-        return queryset.filter(kind=self.value()) if self.value() else queryset
+        if not self.value():
+            return queryset
+        live_or_not = ~Q(state="ended") | Q(state="ended")  # always true: names the two indexes that may help
+        return queryset.filter(live_or_not, kind=self.value())
 
 
 class TimeFilter(admin.SimpleListFilter):
@@ -78,7 +84,7 @@ class TimeFilter(admin.SimpleListFilter):
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Call]) -> QuerySet[Call]:
         back = next((time for name, _, time in TIMES if name == self.value()), None)
-        return queryset.filter(placed_at__gte=timezone.now() - back) if back else queryset
+        return queryset.filter(aggregates.since(timezone.now() - back)) if back else queryset
 
 
 class NoteForm(forms.Form):
@@ -131,7 +137,11 @@ class CallAdmin(Exported, ReadOnlyAdmin):
     actions = ("end_call",)
 
     def get_ordering(self, request: HttpRequest) -> tuple[Any, ...]:
-        return (ENDED, F("placed_at").desc())
+        newest = F("placed_at").desc()
+        if SEARCH_VAR in request.GET:  # few: to be sorted, and not to be looked for along the index of all calls
+            return (OVER, newest)
+        only_ended = request.GET.get("state") == "ended" or "reason" in request.GET
+        return (newest,) if only_ended else (ENDED, newest)
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Call]:
         return super().get_queryset(request).prefetch_related("legs")
@@ -145,12 +155,12 @@ class CallAdmin(Exported, ReadOnlyAdmin):
         try:
             return queryset.filter(pk=uuid.UUID(term)), False
         except ValueError:
-            people = list(people_named(term)[: MAX_PEOPLE + 1])
-        if len(people) > MAX_PEOPLE:
+            people, more = first_people(term, MAX_CALLERS)
+        if more:
             messages.warning(
-                request, f"More than {MAX_PEOPLE:,} people fit: calls of the first {MAX_PEOPLE:,} are shown."
+                request, f"More than {MAX_CALLERS} people fit: calls of the first {MAX_CALLERS} are shown."
             )
-        theirs = Leg.objects.filter(user__in=people[:MAX_PEOPLE]).order_by().values("call")
+        theirs = Leg.objects.filter(user__in=people).order_by().values("call")
         return queryset.filter(pk__in=theirs), False
 
     def get_urls(self) -> list[URLPattern]:

@@ -1,16 +1,19 @@
 """Devices: where people are signed in, and signing them out."""
 
 import datetime as dt
+import re
 from typing import Any
 
 from django.contrib import admin, messages
-from django.db.models import Q, QuerySet
+from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.utils import timezone
 
 from calls.admin.base import MAX_PEOPLE, Exported, ReadOnlyAdmin, people_named
 from calls.admin.lines import sign_out
 from devices.models import Device
+
+ADDRESS = re.compile(r"[0-9a-f]{0,4}([.:][0-9a-f]{0,4})+$", re.IGNORECASE)
 
 
 class OnlineFilter(admin.SimpleListFilter):
@@ -43,7 +46,7 @@ class DeviceAdmin(Exported, ReadOnlyAdmin):
     list_filter = (OnlineFilter, "kind")
     list_select_related = ("user",)
     search_fields = ("name",)
-    search_help_text = "User name or name; if nobody has it, a device's name or address"
+    search_help_text = "User name or name; if nobody has it, a device's name, or how its address begins"
     ordering = ("-logged_in_at",)
     sortable_by = ("signed_in",)
     fields = ("name", "user", "kind", "address", "logged_in_at", "last_seen_at", "signed_out_at")
@@ -62,7 +65,9 @@ class DeviceAdmin(Exported, ReadOnlyAdmin):
         people = list(people_named(term)[:MAX_PEOPLE])
         if people:
             return queryset.filter(user__in=people), False
-        return queryset.filter(Q(name__icontains=term) | Q(address__startswith=term)), False
+        return queryset.filter(address__startswith=term) if ADDRESS.match(term) else queryset.filter(
+            name__icontains=term
+        ), False
 
     @admin.display(boolean=True)
     def online(self, device: Device) -> bool:

@@ -1,6 +1,5 @@
 """Lines: who may have how many calls, on how many devices; and the groups that lines inherit from."""
 
-from collections.abc import Iterable
 from typing import Any
 
 from django import forms
@@ -8,23 +7,21 @@ from django.contrib import admin, messages
 from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
 from django.contrib.admin.views.main import ChangeList
 from django.contrib.admin.widgets import AdminSplitDateTime
-from django.contrib.auth import get_user_model
 from django.db import transaction
-from django.db.models import Count, Exists, OuterRef, Q, QuerySet
+from django.db.models import Count, Exists, F, OuterRef, Q, QuerySet, Value
+from django.db.models.functions import Coalesce
 from django.http import HttpRequest
 from django.template.response import TemplateResponse
 from django.urls import reverse
 from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
-from import_export import resources
 from import_export.admin import ImportExportMixin
-from import_export.fields import Field
 from import_export.results import RowResult
-from import_export.widgets import ForeignKeyWidget
 
 from calls import audit, conf, switchboard
-from calls.admin.base import Exported, PanelAdmin, people_named
+from calls.admin.base import Exported, PanelAdmin, PanelList, people_named
+from calls.admin.line_files import LineResource
 from calls.facts import limit
 from calls.models import LIVE, Leg
 from devices.models import Device, Line, LineGroup, Rules
@@ -53,7 +50,7 @@ class LineRow(forms.ModelForm):
                 self.fields[field].widget.attrs |= {"placeholder": value, "title": f"Empty: {value}, {whose}"}
 
 
-class LineList(ChangeList):
+class LineList(PanelList):
     """Each page counts devices and calls of its own rows only: two statements, however many lines there are."""
 
     def get_results(self, request: HttpRequest) -> None:
@@ -89,28 +86,31 @@ class OverLimitFilter(admin.SimpleListFilter):
         ]
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Line]) -> QuerySet[Line]:
-        live = Leg.objects.filter(LIVE).order_by()
+        in_a_call = Exists(Leg.objects.filter(LIVE, user=OuterRef("user")).order_by())
         match self.value():
             case "some":
-                return queryset.filter(user__in=live.values("user"))
+                return queryset.filter(in_a_call)
             case "none":
-                return queryset.exclude(user__in=live.values("user"))
+                return queryset.exclude(in_a_call)
             case "over" | "at":
-                busy = []
-                for user, ins, outs in live.values_list("user").annotate(ins=_count("in"), outs=_count("out")):
-                    busy.append((user, ins, outs))
-                return queryset.filter(pk__in=_over(busy, self.value() == "at"))
+                full = _full(and_at=self.value() == "at").values_list("user", flat=True)
+                keys = list(full.order_by("user")[: MAX_AT_ONCE + 1])
+                if len(keys) > MAX_AT_ONCE and request.method == "GET":
+                    messages.warning(request, f"More than {MAX_AT_ONCE:,} lines: the first {MAX_AT_ONCE:,} are shown.")
+                return queryset.filter(pk__in=keys[:MAX_AT_ONCE])
         return queryset
 
 
-def _over(busy: Iterable[tuple[Any, int, int]], at: bool) -> list[Any]:
-    calls = {user: (ins, outs) for user, ins, outs in busy}
-    over = []
-    for line in Line.objects.filter(user__in=calls).select_related("group"):
-        for number, field in zip(calls[line.user_id], LIMITS, strict=True):
-            if number + at > limit(line, field) and number:
-                over.append(line.pk)
-    return over
+def _full(and_at: bool) -> Any:
+    """The live legs of users who are over a limit; with `and_at`, at one too."""
+    legs = Leg.objects.filter(LIVE).order_by().values("user").annotate(ins=_count("in"), outs=_count("out"))
+    full = Q()
+    for number, field in (("ins", "max_incoming"), ("outs", "max_outgoing")):
+        most = Coalesce(f"user__line__{field}", f"user__line__group__{field}", Value(conf.get(field.upper())))
+        legs = legs.annotate(**{f"most_{number}": most})
+        over = {f"{number}__gte" if and_at else f"{number}__gt": F(f"most_{number}")}
+        full |= Q(**over) & Q(**{f"{number}__gt": 0})
+    return legs.filter(full)
 
 
 class NobodyOnlineFilter(admin.SimpleListFilter):
@@ -191,68 +191,6 @@ class ManyForm(forms.Form):
         return changes
 
 
-class LineResource(resources.ModelResource):
-    """A line as a row of a file. The user must exist; a column that is not there is left as it is."""
-
-    user = Field("user", "user", ForeignKeyWidget(get_user_model(), get_user_model().USERNAME_FIELD))
-    group = Field("group", "group", ForeignKeyWidget(LineGroup, "name"))
-
-    class Meta:
-        model = Line
-        fields = (
-            "user", "multi_device", "may_switch", "max_incoming", "max_outgoing", "edition", "edition_until", "group",
-        )  # fmt: skip
-        export_order = fields
-        import_id_fields = ("user",)
-        clean_model_instances = True
-        skip_unchanged = True
-        report_skipped = True
-        use_bulk = False
-
-    def get_queryset(self) -> QuerySet[Line]:
-        return Line.objects.select_related("user", "group")
-
-    def before_import_row(self, row: Any, **kwargs: Any) -> None:
-        name = str(row.get("user") or "").strip()
-        users = get_user_model()._default_manager
-        if not users.filter(**{get_user_model().USERNAME_FIELD: name}).exists():
-            raise forms.ValidationError({"user": f"There is no user {name!r}." if name else "Name a user."})
-        group = str(row.get("group") or "").strip()
-        if group and not LineGroup.objects.filter(name=group).exists():
-            raise forms.ValidationError({"group": f"There is no group of lines {group!r}."})
-        for field in LIMITS:
-            said = row.get(field)
-            if said not in (None, "") and not str(said).strip().isdigit():
-                raise forms.ValidationError({field: f"{said!r} is not a number of calls: give 0 or more, or nothing."})
-        for field in ("multi_device", "may_switch"):
-            said = row.get(field)
-            if field in row and str(said).strip().lower() not in ("1", "0", "true", "false", "on", "off", "yes", "no"):
-                raise forms.ValidationError({field: f"{said!r} is neither yes nor no: give 1 or 0."})
-            if field in row:
-                row[field] = str(said).strip().lower() in ("1", "true", "on", "yes")
-        if "edition" in row:
-            row["edition"] = str(row["edition"] or "").strip().lower()
-
-    def export_field(self, *args: Any, **kwargs: Any) -> Any:
-        value = super().export_field(*args, **kwargs)
-        return "" if value is None else value  # a spreadsheet would have the word None in it
-
-    def get_diff_class(self) -> type:
-        return PlainDiff
-
-
-class PlainDiff(resources.Diff):
-    """What a row changes, in words: the library marks it with styles, which the page's policy forbids."""
-
-    def as_html(self) -> list[str]:
-        pairs = zip(map(_shown, self.left), map(_shown, self.right), strict=True)
-        return [after if self.new or before == after else f"{before} → {after}" for before, after in pairs]
-
-
-def _shown(value: Any) -> str:
-    return "empty" if value in (None, "") else str(value)
-
-
 @admin.register(Line)
 class LineAdmin(ImportExportMixin, Exported, PanelAdmin):
     """Who may do what. Empty limits are inherited; a change holds for the next call."""
@@ -264,7 +202,7 @@ class LineAdmin(ImportExportMixin, Exported, PanelAdmin):
         "group",
     )  # fmt: skip
     list_editable = ("multi_device", "may_switch", "max_incoming", "max_outgoing")
-    list_filter = (OverLimitFilter, "multi_device", NobodyOnlineFilter, "edition", "group")
+    list_filter = (OverLimitFilter, "multi_device", NobodyOnlineFilter, "dnd", "edition", "group")
     list_select_related = ("user", "group")
     list_per_page = 25  # each row has a form
     search_fields = ("user__username",)
@@ -311,11 +249,12 @@ class LineAdmin(ImportExportMixin, Exported, PanelAdmin):
     @admin.display(description="online")
     def online(self, line: Line) -> str | SafeString:
         online, signed_in = line.devices_now  # type: ignore[attr-defined]
+        quiet = format_html('<br><span class="off">{}</span>', "do not disturb") if line.dnd else ""
         if not signed_in:
-            return "–"
+            return format_html("–{}", quiet)
         where = f"{reverse('admin:devices_device_changelist')}?user__id__exact={line.user_id}&online=in"
         return format_html(
-            '<a class="{}" href="{}">{} of {}</a>', "some" if online else "nobody", where, online, signed_in
+            '<a class="{}" href="{}">{} of {}</a>{}', "some" if online else "nobody", where, online, signed_in, quiet
         )
 
     @admin.display(description="edition")
@@ -348,6 +287,8 @@ class LineAdmin(ImportExportMixin, Exported, PanelAdmin):
             word += ", although multi-device is switched on: the edition " + (
                 "ran out" if off == "expired" else "does not include it"
             )
+        if line.dnd:
+            word += f". Do not disturb is on: only {len(line.favourites)} favourites ring it at all"
         limits = {field: (limit(line, field), SAID_BY[line.rule(field).source]) for field in LIMITS}
         return format_html(
             '<ul class="holds"><li>{} incoming calls at a time, says {}.</li><li>{} outgoing calls at a time, says {}.'

@@ -8,6 +8,7 @@ from django.contrib.auth.admin import GroupAdmin, UserAdmin
 from django.contrib.auth.models import Group, Permission
 from django.http import HttpRequest
 
+from calls.admin.base import PanelAdmin, with_name
 from devices.models import Line
 
 User = get_user_model()
@@ -25,15 +26,18 @@ def may_give(request: HttpRequest, role: Group) -> bool:
 
 
 @admin.register(User)
-class PersonAdmin(UserAdmin):
+class PersonAdmin(PanelAdmin, UserAdmin):
     """Accounts. Whoever is no superuser cannot touch one, nor make one, nor give single permissions."""
 
     list_display = ("username", "first_name", "last_name", "is_active", "is_staff", "roles", "last_login")
     list_filter = ("is_active", "is_staff", "groups")
-    show_full_result_count = False
+    search_help_text = "User name, name, or address of mail"
 
     def get_queryset(self, request: HttpRequest) -> Any:
         return super().get_queryset(request).prefetch_related("groups")
+
+    def get_search_results(self, request: HttpRequest, queryset: Any, search_term: str) -> tuple[Any, bool]:
+        return with_name(queryset, search_term), False
 
     @admin.display(description="roles")
     def roles(self, user: Any) -> str:

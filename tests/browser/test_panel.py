@@ -171,9 +171,10 @@ def test_the_wallboard_shows_a_call_as_it_rings_and_is_answered(operator, alice,
     bob.rings().answers()
     expect(figure("active")).to_have_text("1")
     expect(figure("ringing")).to_have_text("0")
-    expect(page.locator(".u-wrap canvas")).to_have_count(2)
-    page.get_by_role("button", name="Week").click()
-    expect(page.locator(".u-wrap canvas")).to_have_count(2)
+    expect(page.locator(".u-wrap canvas")).to_have_count(3)
+    page.get_by_role("button", name="Last 7 days").click()
+    expect(page.locator("[data-total=answer_rate]")).not_to_have_text("–", timeout=15_000)
+    expect(page.locator(".u-wrap canvas")).to_have_count(3)
     expect(page.locator(".u-legend").first).to_contain_text("Answered")
 
 
@@ -216,6 +217,7 @@ def test_pictures_of_the_panel(site, chromium, operator, alice, bob, line, pictu
             for name, path in pages.items():
                 page = operator.opens(path)
                 if name == "wallboard":
-                    expect(page.locator(".u-wrap canvas")).to_have_count(2)
+                    expect(page.get_by_role("status")).to_have_text("Live, counted every second.")
+                    expect(page.locator(".u-wrap canvas")).to_have_count(3)
                 page.screenshot(path=pictures / f"panel-{name}-{theme}-{width}.png", full_page=width == 1280)
     site.line("carol", "--max-incoming", "default")

@@ -51,29 +51,41 @@ function take(frame) {
 function say(words, away) {
   if (link.textContent !== words) link.textContent = words;
   link.classList.toggle("away", away);
-  root.querySelector(".tiles").classList.toggle("stale", away);
+  for (const tiles of root.querySelectorAll(".tiles")) tiles.classList.toggle("stale", away);
+}
+
+function put(place, words) {
+  if (place.textContent !== words) place.textContent = words;
 }
 
 function showFigures(now) {
-  const hour = now.hour ?? {};
-  const shown = {
-    ringing: whole(now.ringing),
-    active: whole(now.active),
-    online: whole(now.online),
-    per_minute: whole(now.per_minute),
-    answer_rate: hour.answer_rate == null ? "–" : `${Math.round(hour.answer_rate * 100)} %`,
-    answer_s: hour.answer_s == null ? "–" : `${hour.answer_s.toFixed(1)} s`,
-    busy: whole(hour.busy),
-    limit_hits: whole(hour.limit_hits),
-  };
-  for (const [name, words] of Object.entries(shown)) {
-    const place = root.querySelector(`[data-figure="${name}"]`);
-    if (place.textContent !== words) place.textContent = words;
+  for (const place of root.querySelectorAll("[data-figure]")) put(place, whole(now[place.dataset.figure]));
+}
+
+// What each total of a span is said as.
+const SAID = {
+  per_minute: (number) => (number < 10 ? number.toFixed(number < 1 ? 2 : 1) : whole(Math.round(number))),
+  answer_rate: (part) => `${Math.round(part * 100)} %`,
+  busy: whole,
+  limit_hits: whole,
+  answer_s: seconds,
+  p50: seconds,
+  p95: seconds,
+};
+
+function showTotals(totals) {
+  for (const place of root.querySelectorAll("[data-total]")) {
+    const value = totals[place.dataset.total];
+    put(place, value == null ? "–" : SAID[place.dataset.total](value));
   }
 }
 
 function whole(number) {
   return number == null ? "–" : number.toLocaleString("en");
+}
+
+function seconds(number) {
+  return `${number.toFixed(1)} s`;
 }
 
 function colour(name) {
@@ -90,21 +102,38 @@ function clockTimes(_, splits) {
   return splits.map((at) => new Date(1000 * at).toLocaleString("en-GB", about));
 }
 
-function line(label, stroke) {
-  return { label, stroke: colour(stroke), width: 2, points: { show: false }, spanGaps: false };
+function line(label, stroke, dash) {
+  return { label, stroke: colour(stroke), width: 2, dash, points: { show: false }, spanGaps: false, value: legend };
+}
+
+// A step between two without calls has no line to either.
+function dots(series) {
+  return { ...series, points: { show: true, size: 3 } };
+}
+
+function legend(_, value) {
+  return value == null ? "–" : `${Math.round(10 * value) / 10}`;
 }
 
 function draw() {
   const frame = plots[span];
   if (!frame) return;
   for (const chart of charts) chart.destroy();
+  showTotals(frame.totals);
+  const percent = frame.answer_rate.map((part) => (part == null ? null : 100 * part));
   const lines = {
     calls: [
       [line("Placed", "--line-placed"), frame.placed],
       [line("Answered", "--line-answered"), frame.answered],
       [line("Busy", "--line-busy"), frame.busy],
+      [line("Limit hits", "--line-limits", [4, 4]), frame.limit_hits],
     ],
-    answer: [[{ ...line("Seconds", "--line-placed"), points: { show: true, size: 5 } }, frame.answer_s]],
+    answer: [
+      [dots(line("Half within", "--line-placed")), frame.p50],
+      [dots(line("95 % within", "--line-busy")), frame.p95],
+      [line("Mean", "--line-answered", [4, 4]), frame.answer_s],
+    ],
+    rate: [[dots(line("Answered", "--line-answered")), percent]],
   };
   charts = Object.entries(lines).map(([name, series]) => {
     const place = root.querySelector(`[data-plot="${name}"]`);
@@ -112,7 +141,7 @@ function draw() {
       width: place.clientWidth,
       height: HEIGHT,
       axes: [{ ...axis(), values: clockTimes }, { ...axis(), size: 44 }],
-      scales: { y: { range: (_, low, high) => [0, Math.max(1, (high ?? 0) * 1.1)] } },
+      scales: { y: { range: (_, low, high) => (name === "rate" ? [0, 100] : [0, Math.max(1, (high ?? 0) * 1.1)]) } },
       series: [{}, ...series.map(([about]) => about)],
     };
     return new uPlot(options, [frame.at, ...series.map(([, values]) => values)], place);

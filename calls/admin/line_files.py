@@ -1,0 +1,172 @@
+"""Lines from and to files: a row for each user, shown before anything is changed, and then changed as a whole.
+
+However many rows there are, people, groups and lines are read together, and written together under the lines' locks.
+"""
+
+from typing import Any
+
+from django import forms
+from django.contrib.auth import get_user_model
+from django.db.models import QuerySet
+from django.http import HttpRequest
+from import_export import resources
+from import_export.fields import Field
+from import_export.widgets import ForeignKeyWidget
+
+from calls import audit
+from devices.models import Line, LineGroup
+
+LIMITS = ("max_incoming", "max_outgoing")
+SWITCHES = ("multi_device", "may_switch")
+YES, NO = ("1", "true", "on", "yes"), ("0", "false", "off", "no")
+BATCH = 1000  # rows written by one statement
+
+
+class LineResource(resources.ModelResource):
+    """A line as a row of a file. The user must exist; a column that is not there is left as it is."""
+
+    user = Field("user", "user", ForeignKeyWidget(get_user_model(), get_user_model().USERNAME_FIELD))
+    group = Field("group", "group", ForeignKeyWidget(LineGroup, "name"))
+
+    class Meta:
+        model = Line
+        fields = (
+            "user", "multi_device", "may_switch", "max_incoming", "max_outgoing", "edition", "edition_until", "group",
+        )  # fmt: skip
+        export_order = fields
+        import_id_fields = ("user",)
+        clean_model_instances = True
+        skip_unchanged = True
+        report_skipped = True
+        use_bulk = True  # no savepoint for each row
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.people: dict[str, Any] = {}  # by the name in the file, as far as they exist
+        self.groups: dict[str, LineGroup] = {}
+        self.lines: dict[str, Line] = {}  # by user name; who has none gets one
+        self.seen: set[str] = set()
+        self.changed: list[Line] = []
+
+    def get_queryset(self) -> QuerySet[Line]:
+        return Line.objects.select_related("user", "group")
+
+    # ── reading what the rows are about ──
+
+    def before_import(self, dataset: Any, **kwargs: Any) -> None:
+        if "user" not in (dataset.headers or ()):
+            return  # the library says so
+        User = get_user_model()
+        names = {_text(name) for name in dataset["user"]}
+        self.people = User._default_manager.in_bulk(names, field_name=User.USERNAME_FIELD)
+        lines = self.get_queryset().in_bulk([person.pk for person in self.people.values()])
+        self.lines = {name: lines[person.pk] for name, person in self.people.items() if person.pk in lines}
+        if "group" in dataset.headers:
+            groups = {_text(name) for name in dataset["group"]}
+            self.groups = {group.name: group for group in LineGroup.objects.filter(name__in=groups)}
+
+    def before_import_row(self, row: Any, **kwargs: Any) -> None:
+        name = row["user"] = _text(row.get("user"))
+        if name not in self.people:
+            raise forms.ValidationError({"user": f"There is no user {name!r}." if name else "Name a user."})
+        if name in self.seen:
+            raise forms.ValidationError({"user": f"{name!r} is in this file more than once."})
+        self.seen.add(name)
+        if "group" in row:
+            row["group"] = _text(row["group"])
+            if row["group"] and row["group"] not in self.groups:
+                raise forms.ValidationError({"group": f"There is no group of lines {row['group']!r}."})
+        for field in LIMITS:
+            said = row.get(field)
+            if said not in (None, "") and not str(said).strip().isdigit():
+                raise forms.ValidationError({field: f"{said!r} is not a number of calls: give 0 or more, or nothing."})
+        for field in SWITCHES:
+            said = row.get(field)
+            if field in row and _text(said).lower() not in (*YES, *NO):
+                raise forms.ValidationError({field: f"{said!r} is neither yes nor no: give 1 or 0."})
+            if field in row:
+                row[field] = _text(said).lower() in YES
+        if "edition" in row:
+            row["edition"] = _text(row["edition"]).lower()
+
+    def get_instance(self, instance_loader: Any, row: Any) -> Line | None:
+        return self.lines.get(row["user"])
+
+    def import_field(self, field: Any, instance: Line, row: Any, is_m2m: bool = False, **kwargs: Any) -> None:
+        if field.column_name == "user":
+            instance.user = self.people[row["user"]]
+        elif field.column_name == "group":
+            if "group" in row:
+                instance.group = self.groups.get(row["group"])
+        else:
+            super().import_field(field, instance, row, is_m2m, **kwargs)
+
+    def validate_instance(self, instance: Line, errors: Any = None, validate_unique: bool = True) -> None:
+        """User and group were found already, and each user is once in the file: nothing to ask the database for."""
+        found = dict(errors or {})
+        try:
+            instance.full_clean({"user", "group", *found}, validate_unique=False, validate_constraints=False)
+        except forms.ValidationError as error:
+            found = error.update_error_dict(found)
+        if found:
+            raise forms.ValidationError(found)
+
+    def import_data(
+        self, dataset: Any, dry_run: bool = False, raise_errors: bool = False, *_args: Any, **kwargs: Any
+    ) -> Any:
+        """Reads first and writes last (`after_import`), each in a transaction of its own: one around all of it would be
+        idle for as long as the rows are looked at, and PostgreSQL ends such a connection after a minute."""
+        for name in ("use_transactions", "collect_failed_rows", "rollback_on_validation_errors"):
+            kwargs.pop(name, None)
+        return self.import_data_inner(dataset, dry_run, raise_errors, True, False, **kwargs)
+
+    # ── writing ──
+
+    def save_instance(self, instance: Line, is_create: bool, row: Any, **kwargs: Any) -> None:
+        if not kwargs.get("dry_run"):
+            self.changed.append(instance)
+
+    def after_import(self, dataset: Any, result: Any, **kwargs: Any) -> None:
+        if self.changed and not result.has_errors() and not result.has_validation_errors():
+            columns = [name for name in self._meta.fields if name in dataset.headers and name != "user"]
+            write(kwargs["request"], self.changed, columns)
+
+    # ── showing ──
+
+    def export_field(self, *args: Any, **kwargs: Any) -> Any:
+        value = super().export_field(*args, **kwargs)
+        return "" if value is None else value  # a spreadsheet would have the word None in it
+
+    def get_diff_class(self) -> type:
+        return PlainDiff
+
+
+def write(request: HttpRequest, lines: list[Line], columns: list[str]) -> None:
+    """Makes or changes these lines, in these columns only: what else is in a line may have changed meanwhile."""
+    people = {line.user_id: line.user for line in lines}
+    before = Line.lock(people)
+    for line in before.values():
+        line.user = people[line.user_id]
+    for start in range(0, len(lines), BATCH):
+        batch = sorted(lines[start : start + BATCH], key=lambda line: line.user_id)
+        if columns:
+            Line.objects.bulk_create(batch, update_conflicts=True, unique_fields=["user"], update_fields=columns)
+        else:
+            Line.objects.bulk_create(batch, ignore_conflicts=True)
+        audit.record_saved(request, [(before.get(line.user_id), line) for line in batch], columns)
+
+
+class PlainDiff(resources.Diff):
+    """What a row changes, in words: the library marks it with styles, which the page's policy forbids."""
+
+    def as_html(self) -> list[str]:
+        pairs = zip(map(_shown, self.left), map(_shown, self.right), strict=True)
+        return [after if self.new or before == after else f"{before} → {after}" for before, after in pairs]
+
+
+def _shown(value: Any) -> str:
+    return "empty" if value in (None, "") else str(value)
+
+
+def _text(value: Any) -> str:
+    return str("" if value is None else value).strip()
