@@ -49,6 +49,23 @@ def test_both_devices_ring_and_when_one_answers_the_other_falls_silent_within_a_
     assert [each.screen for each in (alice, phone, laptop)] == ["people", "ended", "people"]
 
 
+def test_a_device_that_goes_while_it_rings_leaves_the_others_ringing(alice, sign_in, expected_troubles):
+    expected_troubles.append("401")  # of the list of people, should it be asked for just after the sign-out
+    phone, laptop, tablet = sign_in("bob"), sign_in("bob"), sign_in("bob")
+    alice.calls("bob", "audio")
+    for device in (phone, laptop, tablet):
+        device.rings()
+    phone.page.close()
+    laptop.signs_out()
+    laptop.sees("gate")
+    expect(laptop.page.get_by_role("alertdialog")).to_contain_text("You are signed out")
+    expect(laptop.ring).to_have_count(0)
+    expect(alice.state).to_have_text("Ringing…")
+    tablet.rings().answers()
+    alice.has_media(video=False)
+    tablet.has_media(video=False)
+
+
 def test_with_multi_device_off_only_the_most_recent_sign_in_rings(alice, sign_in, line):
     line("bob", "--multi-device", "off")
     older, newer = sign_in("bob"), sign_in("bob")
