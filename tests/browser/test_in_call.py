@@ -159,12 +159,17 @@ def test_favourites_and_recent_calls_come_first_in_this_browser(alice, bob):
     expect(alice.page.get_by_role("heading", name="Favourites")).to_be_hidden()
 
 
+def unreadable(route):
+    """A script in a language that is too new for this browser."""
+    route.fulfill(content_type="text/javascript", body="let let = 1")
+
+
 def test_a_browser_that_cannot_make_calls_is_told_what_to_do(bob, expected_troubles):
     bob.page.add_init_script("delete window.RTCPeerConnection")
     bob.page.reload()
     expect(bob.page.get_by_role("alertdialog")).to_contain_text("This browser cannot make calls")
-    expected_troubles.append("page error")  # a language that is too new for it
-    bob.page.route("**/state.*.js", lambda route: route.fulfill(content_type="text/javascript", body="let let = 1"))
+    expected_troubles.append("page error")
+    bob.page.route("**/state.*.js", unreadable)
     bob.page.reload()
     expect(bob.page.get_by_role("alert").first).to_contain_text("This browser is too old for calls")
 

@@ -377,6 +377,7 @@ export class Screens {
     if (box.dataset.key !== key) {
       box.dataset.key = key;
       if (stage) this.#remember();
+      if (stage) this.#id("toasts").replaceChildren(); // what was said of other calls
       box.replaceChildren(...(stage ? [this.#make(`t-${stage.screen}`)] : []));
       this.#sink = gear.choice.speaker ?? "";
       for (const video of box.querySelectorAll("video.remote")) this.#outlet(video);

@@ -2,6 +2,7 @@
 (function () {
   function say() {
     document.getElementById("too-old").hidden = false;
+    document.getElementById("home").hidden = true; // nothing on it would work
   }
   if (!("noModule" in document.createElement("script"))) document.addEventListener("DOMContentLoaded", say);
   addEventListener("error", function (event) {
