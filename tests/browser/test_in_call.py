@@ -171,7 +171,7 @@ def test_a_browser_that_cannot_make_calls_is_told_what_to_do(bob, expected_troub
     expected_troubles.append("page error")
     bob.page.route("**/state.*.js", unreadable)
     bob.page.reload()
-    expect(bob.page.get_by_role("alert").first).to_contain_text("This browser is too old for calls")
+    expect(bob.page.get_by_role("heading", level=1)).to_have_text("This browser is too old for calls")
 
 
 def test_the_first_time_on_a_device_one_finds_out_whether_a_call_would_be_heard(alice):
