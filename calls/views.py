@@ -19,6 +19,7 @@ from django.utils import timezone
 from django.utils.translation import get_language, gettext
 from django.views.decorators.cache import never_cache
 from django.views.decorators.csrf import ensure_csrf_cookie
+from django.views.decorators.gzip import gzip_page
 from django.views.decorators.http import require_POST, require_safe
 from django.views.i18n import set_language
 
@@ -47,6 +48,7 @@ URLS = {
 @require_safe
 @login_required
 @ensure_csrf_cookie
+@gzip_page
 def client(request: HttpRequest) -> HttpResponse:
     """The call screens."""
     boot = {

@@ -27,11 +27,14 @@ window.seenAt = (words) => new Promise((resolve) => {
 
 # A small picture: several of full size, each encoded and decoded by the processor, leave it no time for the tests.
 SMALL_PICTURE = """
-const capture = MediaDevices.prototype.getUserMedia;
-MediaDevices.prototype.getUserMedia = function (wanted) {
-  const video = wanted?.video && { ...wanted.video, width: 320, height: 180 };
-  return capture.call(this, { ...wanted, video });
-};
+const devices = globalThis.MediaDevices?.prototype; // a blank page has none
+const capture = devices?.getUserMedia;
+if (devices) {
+  devices.getUserMedia = function (wanted) {
+    const video = wanted?.video && { ...wanted.video, width: 320, height: 180 };
+    return capture.call(this, { ...wanted, video });
+  };
+}
 """
 
 # Calls that this page places ring for two minutes, however slow the machine is on which they are looked at.

@@ -68,6 +68,12 @@ class Site:
         """What the operator does to a line: `site.line("bob", "--multi-device", "off")`."""
         return self.manage("line", user, *changes)
 
+    def forget(self) -> None:
+        """What earlier tests left behind goes: histories, favourites, and the languages that were chosen."""
+        with psycopg.connect(self.environment["DATABASE_URL"], autocommit=True) as connection:
+            connection.execute("UPDATE calls_leg SET hidden = true WHERE NOT hidden")
+            connection.execute("UPDATE devices_line SET language = '', favourites = '[]'")
+
     def start(self) -> None:
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen(

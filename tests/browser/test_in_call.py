@@ -72,15 +72,19 @@ def test_another_camera_and_microphone_are_chosen_in_the_call_and_remembered(ali
     dialog = alice.page.get_by_role("dialog", name="Sound and picture")
     expect(dialog.get_by_label("Camera")).not_to_have_value("")
     dialog.get_by_label("Microphone", exact=True).select_option(index=2)
+    speaker = dialog.get_by_label("Speaker")
+    speaker.select_option(index=1)
+    alice.waits_for("(id) => document.querySelector('video.remote').sinkId === id", speaker.input_value())
     dialog.get_by_role("button", name="Done").click()
     second = alice.page.evaluate(SENT)
     chosen = alice.page.evaluate("JSON.parse(localStorage.getItem('calls.gear'))")
-    assert chosen["cam"] and chosen["mic"]
+    assert chosen["cam"] and chosen["mic"] and chosen["speaker"]
     alice.has_media()
     bob.has_media()
     alice.page.reload()
     alice.has_media()
     assert alice.page.evaluate(SENT) == second
+    alice.waits_for("(id) => document.querySelector('video.remote').sinkId === id", chosen["speaker"])
 
 
 def test_before_a_call_one_can_see_and_hear_oneself(alice):
@@ -129,6 +133,13 @@ def test_ones_own_picture_goes_where_it_is_wanted_and_the_call_fills_the_screen(
     alice.presses("more")
     alice.page.get_by_role("button", name="Leave full screen").click()
     alice.waits_for("document.fullscreenElement === null")
+    alice.presses("more")
+    alice.presses("float")
+    alice.waits_for("document.pictureInPictureElement === document.querySelector('video.remote')")
+    alice.has_media()
+    alice.presses("more")
+    alice.presses("float")
+    alice.waits_for("document.pictureInPictureElement === null")
 
 
 def test_favourites_and_recent_calls_come_first_in_this_browser(alice, bob):
@@ -148,13 +159,34 @@ def test_favourites_and_recent_calls_come_first_in_this_browser(alice, bob):
     expect(alice.page.get_by_role("heading", name="Favourites")).to_be_hidden()
 
 
-def test_a_browser_without_webrtc_is_told_what_to_do(sign_in, site, chromium):
-    context = chromium.new_context()
-    context.add_init_script("delete window.RTCPeerConnection")
-    page = context.new_page()
-    page.goto(f"{site.url}/accounts/login/")
-    page.get_by_label("User name").fill("dave")
-    page.get_by_label("Password").fill("a-password-for-browser-tests")
-    page.get_by_role("button", name="Sign in").click()
-    expect(page.get_by_role("alertdialog")).to_contain_text("This browser cannot make calls")
-    context.close()
+def unreadable(route):
+    """A script in a language that is too new for this browser."""
+    route.fulfill(content_type="text/javascript", body="let let = 1")
+
+
+def test_a_browser_that_cannot_make_calls_is_told_what_to_do(bob, expected_troubles):
+    bob.page.add_init_script("delete window.RTCPeerConnection")
+    bob.page.reload()
+    expect(bob.page.get_by_role("alertdialog")).to_contain_text("This browser cannot make calls")
+    expected_troubles.append("page error")
+    bob.page.route("**/state.*.js", unreadable)
+    bob.page.reload()
+    expect(bob.page.get_by_role("heading", level=1)).to_have_text("This browser is too old for calls")
+
+
+def test_the_first_time_on_a_device_one_finds_out_whether_a_call_would_be_heard(alice):
+    first = alice.page.get_by_role("region", name="Would you hear a call on this device?")
+    first.get_by_role("button", name="Play the ring").click()
+    expect(first).to_contain_text("Did you hear the ring?")
+    expect(first.get_by_role("button", name="I heard it")).to_be_focused()
+    first.get_by_role("button", name="I heard nothing").click()
+    expect(first).to_contain_text("Turn the volume up")
+    first.get_by_role("button", name="Choose the speaker").click()
+    expect(alice.page.get_by_role("dialog", name="Sound and picture")).to_be_visible()
+    alice.page.keyboard.press("Escape")
+    first.get_by_role("button", name="Play the ring").click()
+    first.get_by_role("button", name="I heard it").click()
+    expect(first).to_be_hidden()
+    alice.page.reload()
+    alice.is_online()
+    expect(first).to_be_hidden()

@@ -14,6 +14,8 @@ window.Notification = class {
   close() { this.open = false; }
 };
 Object.defineProperty(document, "visibilityState", { get: () => "hidden" });
+window.vibrated = [];
+navigator.vibrate = (pattern) => Boolean(window.vibrated.push(pattern));
 """
 
 SOUNDING = "async () => (await navigator.locks.query()).held.filter((one) => one.name === 'calls:sound').length"
@@ -82,6 +84,7 @@ def test_a_video_call_answered_without_camera_shows_the_caller_and_not_oneself(a
 
 def test_a_call_is_noticed_from_elsewhere(alice, sign_in):
     bob = sign_in("bob", script=IN_THE_BACKGROUND)
+    bob.page.mouse.click(5, 5)  # browsers let a page vibrate when somebody has touched it
     still = bob.page.locator("link[rel=icon]").get_attribute("href")
     alice.calls("bob", "audio")
     bob.waits_for("window.shown.length === 1")
@@ -89,6 +92,9 @@ def test_a_call_is_noticed_from_elsewhere(alice, sign_in):
     assert bob.page.evaluate(shown) == [["Alice is calling", "Incoming call", True]]
     bob.waits_for("(still) => document.querySelector('link[rel=icon]').getAttribute('href') !== still", still)
     expect(bob.page).to_have_title("☎ Alice is calling", timeout=5000)
+    ring = bob.page.evaluate("window.vibrated")
+    assert len(ring) == 1 and 120_000 <= sum(ring[0]) < 125_000  # as long as it rings, and it ends by itself
     alice.hangs_up()
     bob.waits_for("window.shown.every((one) => !one.open)")
+    assert bob.page.evaluate("window.vibrated.at(-1)") == 0
     expect(bob.page.locator("link[rel=icon]")).to_have_attribute("href", still)

@@ -1,29 +1,7 @@
 """The views beside the calls: history and settings, as people use them."""
 
-import os
-from pathlib import Path
-
 import pytest
 from playwright.sync_api import expect
-
-from tests.browser.axe import violations
-from tests.browser.test_screens import SIZES
-
-
-@pytest.fixture
-def take(tmp_path):
-    wanted = os.environ.get("SCREENS")
-    path = Path(__file__).resolve().parent.parent.parent / wanted if wanted else tmp_path
-    path.mkdir(parents=True, exist_ok=True)
-
-    def take(person, name):
-        person.page.wait_for_timeout(300)  # transitions
-        person.page.screenshot(path=path / f"{name}.png")
-        wide = person.page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
-        assert wide <= 0, f"{name}: the page is wider than the screen"
-        assert violations(person.page) == [], name
-
-    return take
 
 
 def entries(person):
@@ -32,8 +10,8 @@ def entries(person):
 
 @pytest.fixture(autouse=True)
 def nothing_yet(site):
-    """The site is one for all tests: what earlier ones left in the history goes first."""
-    site.manage("shell", "-c", "from calls.models import Leg; Leg.objects.update(hidden=True)")
+    """The site is one for all tests."""
+    site.forget()
 
 
 def test_a_missed_call_shows_on_every_device_until_it_was_seen_on_one(alice, sign_in):
@@ -184,6 +162,12 @@ def shown(person, call, title):
     return found
 
 
+def pressed(person, call, action):
+    """What the worker does when a button of the notification is pressed while the page is open."""
+    (worker,) = person.context.service_workers
+    worker.evaluate("([action, call]) => act(action, { call, token: null })", [action, call])
+
+
 def test_a_push_shows_who_calls_and_a_second_one_what_became_of_it(alice, bob):
     bob.context.grant_permissions(["notifications"])
     bob.page.evaluate("navigator.serviceWorker.ready.then(() => true)")
@@ -192,6 +176,15 @@ def test_a_push_shows_who_calls_and_a_second_one_what_became_of_it(alice, bob):
     call = bob.ring.get_attribute("data-key")
     pushed(bob, call)
     assert shown(bob, call, "Alice") == [["Alice", "Incoming call", "answer,reject"]]
+    pressed(bob, call, "reject")
+    expect(alice.title).to_have_text("Bob declined the call")
+    alice.presses("call-again")
+    bob.rings()
+    pressed(bob, bob.ring.get_attribute("data-key"), "answer")
+    bob.sees("in_call").hangs_up()
+    alice.presses("call-again")
+    bob.rings()
+    call = bob.ring.get_attribute("data-key")
     alice.hangs_up()
     expect(bob.ring).to_have_count(0)
     pushed(bob, call)
@@ -223,61 +216,3 @@ def test_without_a_connection_there_is_a_page_that_says_so(bob, expected_trouble
     bob.context.set_offline(False)
     bob.page.get_by_role("link", name="Try again").click()
     bob.is_online()
-
-
-def test_the_page_speaks_german_when_that_is_chosen_and_a_call_is_told_in_it(alice, sign_in, take):
-    bob = sign_in("bob", **SIZES["360"]).opens("settings")
-    bob.page.get_by_label("Language", exact=True).select_option("de")
-    expect(bob.page.get_by_role("heading", level=1)).to_have_text("Einstellungen")
-    expect(bob.page.locator("[data-text=link]")).to_have_text("Online")
-    take(bob, "german-settings-360")
-    bob.page.evaluate("location.hash = '/people'")
-    take(bob, "german-people-360")
-    alice.calls("bob", "audio")
-    expect(bob.rings().ring).to_contain_text("Eingehender Anruf")
-    take(bob, "german-incoming-360")
-    bob.answers()
-    alice.has_media(video=False)
-    take(bob, "german-in-call-360")
-    alice.hangs_up()
-    expect(bob.title).to_have_text("Gespräch beendet")
-    bob.presses("close")
-    bob.opens("history")
-    expect(entries(bob).first).to_contain_text("Eingehend")
-    take(bob, "german-history-360")
-    bob.opens("settings")
-    bob.page.get_by_label("Sprache", exact=True).select_option("en")
-    expect(bob.page.get_by_role("heading", level=1)).to_have_text("Settings")
-
-
-@pytest.mark.parametrize("size", SIZES)
-def test_pictures_of_the_views(sign_in, take, size):
-    alice, carol = sign_in("alice", **SIZES[size]), sign_in("carol", **SIZES[size], color_scheme="dark")
-    bob = sign_in("bob", "phone", **SIZES[size])
-    for caller, kind in ((alice, "video"), (carol, "audio"), (alice, "audio")):
-        caller.calls("bob", kind)
-        bob.rings()
-        if kind == "video":
-            bob.answers()
-            caller.has_media()
-            bob.presses("small")
-            bob.opens("history")
-            expect(bob.page.locator("#history-none")).to_be_visible()
-            take(bob, f"small-{size}")
-            bob.presses("small")
-        caller.hangs_up()
-        if kind == "video":
-            bob.presses("close")
-    take(bob, f"badge-{size}")
-    for person, suffix in ((bob, ""), (carol, "-dark")):
-        person.opens("history")
-        expect(entries(person).first).to_be_visible()
-        take(person, f"history{suffix}-{size}")
-        person.opens("settings")
-        expect(person.page.locator("#devices li").first).to_be_visible()
-        person.page.get_by_label("Search people to add").fill("d")
-        expect(person.page.locator("#favourites li").first).to_be_visible()
-        take(person, f"settings{suffix}-{size}")
-        person.page.locator("#look-title").scroll_into_view_if_needed()
-        person.page.evaluate("window.scrollTo(0, 99999)")
-        take(person, f"settings-end{suffix}-{size}")

@@ -2,6 +2,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 
 import { incomingFacts, peopleFacts, qualityOf, ringingFacts, stageFacts } from "../../calls/static/calls/facts.js";
+import { inCallWords, outgoingWords } from "../../calls/static/calls/words.js";
 
 const person = (id, online = true) => ({ id, name: id, online });
 const keys = (rows) => rows.map((one) => one.key);
@@ -90,4 +91,29 @@ test("an audio call becomes one with video when either camera is on, or both sid
 test("a screen is shown as such only while it is sent", () => {
   assert.equal(active({ session: { media } }).theirScreen, false);
   assert.equal(active({ theirs: { cam: true }, session: { media } }).theirScreen, true);
+});
+
+test("a caller reads what is going on: calling, ringing there, and after ten seconds that nobody is reached yet", () => {
+  const view = {
+    id: "c1", v: 1, kind: "audio", state: "ringing", secs: 0, me: { state: "joined", here: true, ring_ms: 0, can: ["hangup"] },
+    legs: [leg("me", "out", "joined"), leg("ann", "in", "ringing", { online: false })],
+  };
+  const seen = (now, alerted = false) => {
+    view.legs[1].alerted = alerted;
+    const facts = stageFacts({ phone: phone([], { current: view }), sessions: new Map(), me: "me", now, since: () => 0, online: true });
+    return [facts.screen, facts.phase, outgoingWords(facts).state, outgoingWords(facts).hint];
+  };
+  assert.deepEqual(seen(9_000), ["outgoing", "calling", "Calling…", "ann is offline at the moment."]);
+  assert.deepEqual(seen(11_000).slice(0, 3), ["outgoing", "not_reached", "Not reached yet…"]);
+  view.legs[1].online = true;
+  assert.equal(seen(11_000)[3], "No device of ann rings yet. It is tried for a while longer.");
+  assert.deepEqual(seen(30_000, true).slice(1), ["ringing", "Ringing…", "It rings on ann’s devices."]);
+});
+
+test("the quality of a call is said in words, where it is not good", () => {
+  const said = (quality) =>
+    inCallWords({ person: person("ann"), link: "up", online: true, theirMic: true, media: { screen: false, problem: null }, quality }).quality;
+  assert.deepEqual(["good", "slow", "unsteady", "weak"].map(said), [
+    "", "· Long delay", "· Unsteady connection", "· Weak connection: sound and picture may break up",
+  ]);
 });

@@ -24,6 +24,7 @@ export class Account {
       method: "POST",
       headers: { "Content-Type": "application/json", "X-CSRFToken": this.#token() },
       body: JSON.stringify(body),
+      keepalive: true, // what was switched is not lost with the page
     });
   }
 

@@ -108,10 +108,10 @@ const phone = new Phone({
   toast: (words) => screens.toast(words),
 });
 
-// This page may have no calls any more.
+// This page may have no calls any more. What another tab takes over is heard here until it is heard there.
 function close(why) {
   gate = why;
-  phone.close();
+  phone.close({ handOver: why === "replaced" });
 }
 
 function hear(frame) {

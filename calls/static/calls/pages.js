@@ -2,6 +2,7 @@
 // Between it and main.js are only events of the document: `calls:frame` (what the server said), `calls:state` (whether
 // calls can be placed) and `calls:do` (an action without a click), and clicks on elements with a data-action.
 import { Account } from "./account.js";
+import { First } from "./first.js";
 import { History } from "./history.js";
 import { Push } from "./push.js";
 import { initials, tone } from "./screens.js";
@@ -106,6 +107,8 @@ const settings = new Settings(document, {
   push,
   storage: globalThis.localStorage,
 });
+
+new First(document, { play: () => sounds.test(), storage: globalThis.localStorage });
 
 let views = null;
 views = new Views(document, window, (name) => {

@@ -56,9 +56,10 @@ export class Phone {
     this.calls = prune(apply(this.calls, frame, now), now);
   }
 
-  // This page may have no calls any more.
-  close() {
-    this.#options.sessions.closeAll();
+  // This page may have no calls any more; with handOver, because another page of this device has them now.
+  close({ handOver = false } = {}) {
+    const { sessions } = this.#options;
+    for (const id of sessions.ids()) handOver ? sessions.retire(id) : sessions.close(id);
     this.placing = null;
     this.calls = none;
   }

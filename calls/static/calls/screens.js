@@ -85,6 +85,7 @@ export class Screens {
   #onAction;
   #said = {};
   #returnTo = null;
+  #sink = ""; // the speaker of the other side's sound
   #own = { full: () => this.#fill(), float: () => this.#float(), more: () => this.#more() }; // nobody else's business
 
   // onAction(name, {…dataset}): a person asked for something · onSearch(words)
@@ -179,20 +180,44 @@ export class Screens {
 
   // Sound of the other side comes out of this speaker, where the browser can choose.
   async speaker(id) {
+    this.#sink = id;
     for (const video of this.#document.querySelectorAll("video.remote")) await video.setSinkId?.(id).catch(() => {});
   }
 
   // Shows a stream in the screen that is up now: "remote" or "self". Resolves false when the browser refuses to play.
   async play(name, stream) {
-    let allowed = true;
-    for (const video of this.#document.querySelectorAll(`video[data-stream="${name}"]`)) {
-      if (video.srcObject !== stream) video.srcObject = stream;
-      if (!stream || !video.paused || video.hidden) continue;
-      await video.play().catch((error) => {
-        if (error.name === "NotAllowedError") allowed = false;
-      });
-    }
-    return allowed;
+    const shown = [...this.#document.querySelectorAll(`video[data-stream="${name}"]`)].at(-1);
+    if (!shown) return true;
+    const video = shown.srcObject !== stream && this.#mayCover(shown, stream) ? this.#cover(shown) : shown;
+    if (video.srcObject !== stream) video.srcObject = stream;
+    if (!stream || !video.paused || video.hidden) return true;
+    return video.play().then(
+      () => true,
+      (error) => error.name !== "NotAllowedError",
+    );
+  }
+
+  // Is there a picture that would be missed while the next one starts?
+  #mayCover(video, stream) {
+    const floats = this.#document.pictureInPictureElement === video; // it would stop to
+    return video.classList.contains("remote") && video.videoWidth > 0 && stream?.getVideoTracks().length > 0 && !floats;
+  }
+
+  // One more video over this one, which goes when the new one has its first picture.
+  #cover(video) {
+    const next = video.cloneNode();
+    this.#outlet(next);
+    next.addEventListener("loadeddata", () => video.remove(), { once: true });
+    video.after(next);
+    return next;
+  }
+
+  // Where the other side is seen and heard.
+  #outlet(video) {
+    video.addEventListener("resize", () => {
+      video.dataset.shape = video.videoWidth < video.videoHeight ? "tall" : "wide";
+    });
+    video.setSinkId?.(this.#sink).catch(() => {}); // it is not there any more
   }
 
   #id(id) {
@@ -352,13 +377,10 @@ export class Screens {
     if (box.dataset.key !== key) {
       box.dataset.key = key;
       if (stage) this.#remember();
+      if (stage) this.#id("toasts").replaceChildren(); // what was said of other calls
       box.replaceChildren(...(stage ? [this.#make(`t-${stage.screen}`)] : []));
-      for (const video of box.querySelectorAll('video[data-stream="remote"]')) {
-        video.addEventListener("resize", () => {
-          video.dataset.shape = video.videoWidth < video.videoHeight ? "tall" : "wide";
-        });
-        video.setSinkId?.(gear.choice.speaker ?? "").catch(() => {});
-      }
+      this.#sink = gear.choice.speaker ?? "";
+      for (const video of box.querySelectorAll("video.remote")) this.#outlet(video);
       const self = box.querySelector("button[data-self]");
       if (self) movable(self, box);
       box.querySelector("[data-focus]")?.focus({ preventScroll: true });

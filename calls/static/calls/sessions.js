@@ -67,7 +67,7 @@ export class Sessions {
     shut(session);
   }
 
-  // Another device of mine takes the call: sound goes on here until it has media there.
+  // Another device of mine takes the call, or another page of this one: sound goes on here until it has media there.
   retire(id) {
     const session = this.#all.get(id);
     if (!session) return;
@@ -86,10 +86,6 @@ export class Sessions {
     };
     entry.peer.whenLeft(end);
     this.#options.timers.setTimeout(end, HANDOVER_MS);
-  }
-
-  closeAll() {
-    for (const id of this.ids()) this.close(id);
   }
 
   // The devices that were opened for one call serve another.

@@ -1,0 +1,25 @@
+// What sticks out at the side, and which buttons are cut, lie over each other or, with `reach`, outside of the screen.
+([box, reach]) => {
+  const rect = (node) => node.getBoundingClientRect();
+  const said = (node) => `${node.getAttribute("class")} “${node.textContent.trim().slice(0, 40)}”`;
+  const seen = (node) => node.checkVisibility() && getComputedStyle(node).clipPath === "none";
+  const all = [...document.querySelectorAll(`${box} *`)].filter(seen);
+  const buttons = all.filter((node) => node.matches("button:not(.self)"));
+  const pairs = buttons.flatMap((one, n) => buttons.slice(n + 1).map((two) => [one, two]));
+  const outside = (node) => rect(node).left < -1 || rect(node).right > innerWidth + 1;
+  const away = (node) => reach && (rect(node).top < 0 || rect(node).bottom > innerHeight);
+  const cut = (node) => node.scrollWidth > node.clientWidth + 1;
+  const overlap = ([one, two]) => {
+    const [a, b] = [rect(one), rect(two)];
+    const wide = Math.min(a.right, b.right) - Math.max(a.left, b.left);
+    const high = Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top);
+    return wide > 1 && high > 1;
+  };
+  return [
+    ...all.filter(outside).map((node) => `sticks out: ${said(node)}`),
+    ...buttons.filter(away).map((node) => `out of reach: ${said(node)}`),
+    ...buttons.filter(cut).map((node) => `cut: ${said(node)} ${node.scrollWidth} > ${node.clientWidth}`),
+    ...pairs.filter(overlap).map((pair) => `over each other: ${pair.map(said)}`),
+    ...(document.documentElement.scrollWidth > innerWidth ? ["the page scrolls sideways"] : []),
+  ];
+};

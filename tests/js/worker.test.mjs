@@ -1,0 +1,138 @@
+// The service worker, as the server sends it, in a browser that this file plays.
+import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
+import { test } from "node:test";
+
+const TEMPLATE = new URL("../../templates/calls/worker.js", import.meta.url);
+const NOBODY = "00000000-0000-0000-0000-000000000000";
+const FACTS = {
+  home: "/", ringing: `/ringing/${NOBODY}/`, kept: ["/offline/", "/static/base.css"], icon: "/icon.png", badge: "/badge.png",
+};
+const RINGS = { title: "Alice", body: "Incoming call", rings: true, answer: "Answer", reject: "Decline", token: "t0k" };
+
+// answers: what the server says, by address; an address that is missing has no connection.
+function started({ answers = {}, pages = [] } = {}) {
+  const source = readFileSync(TEMPLATE, "utf8").replace("{{ facts }}", JSON.stringify(FACTS)).replace(/\{%.*?%\}/g, "");
+  const heard = {};
+  const browser = { notifications: [], requests: [], opened: [], messages: [], caches: new Map([["calls-old", []], ["other", []]]) };
+  const windows = pages.map((name) => ({
+    focus: async () => browser.messages.push([name, "focus"]),
+    postMessage: (said) => browser.messages.push([name, said]),
+  }));
+  const self = {
+    addEventListener: (name, action) => (heard[name] = action),
+    skipWaiting() {},
+    registration: {
+      getNotifications: async ({ tag }) => browser.notifications.filter((one) => one.tag === tag),
+      showNotification: async (title, options) => {
+        const shown = { title, ...options, close: () => browser.notifications.splice(browser.notifications.indexOf(shown), 1) };
+        browser.notifications.push(shown);
+      },
+    },
+    clients: {
+      claim() {},
+      matchAll: async () => windows,
+      openWindow: async (url) => browser.opened.push(url),
+    },
+  };
+  const caches = {
+    open: async (name) => ({ addAll: async (all) => browser.caches.set(name, all.map((one) => one.url)) }),
+    keys: async () => [...browser.caches.keys()],
+    delete: async (name) => browser.caches.delete(name),
+    match: async (request) => `kept ${request.url ?? request}`,
+  };
+  const fetch = async (request, options = {}) => {
+    const url = request.url ?? request;
+    browser.requests.push([options.method ?? "GET", url, options.headers?.["X-CSRFToken"] ?? null]);
+    if (!(url in answers)) throw new TypeError("no connection");
+    return { ok: answers[url] !== null, json: async () => answers[url] };
+  };
+  class Request {
+    constructor(url, options) {
+      Object.assign(this, { url, ...options });
+    }
+  }
+  new Function("self", "caches", "fetch", "Request", source)(self, caches, fetch, Request);
+  const happens = async (name, event = {}) => {
+    let done = null;
+    let answer;
+    heard[name]({ waitUntil: (promise) => (done = promise), respondWith: (promise) => (answer = promise), ...event });
+    await done;
+    return answer;
+  };
+  const pushed = (said) => happens("push", { data: said && { json: () => said } });
+  const pressed = (action, notification = browser.notifications[0]) => happens("notificationclick", { action, notification });
+  return { browser, happens, pushed, pressed };
+}
+
+test("a push shows who calls, with answer and decline; a second one takes it away", async () => {
+  const answers = { "/ringing/c1/": RINGS };
+  const { browser, pushed } = started({ answers });
+  await pushed({ call: "c1" });
+  await pushed({ call: "c1" });
+  const [shown, ...more] = browser.notifications;
+  assert.deepEqual(more, []);
+  assert.deepEqual([shown.title, shown.body, shown.tag, shown.requireInteraction], ["Alice", "Incoming call", "call-c1", true]);
+  assert.deepEqual(shown.actions.map((one) => [one.action, one.title]), [["answer", "Answer"], ["reject", "Decline"]]);
+  assert.ok(shown.vibrate.length > 0);
+  answers["/ringing/c1/"] = {};
+  await pushed({ call: "c1" });
+  assert.deepEqual(browser.notifications, []);
+});
+
+test("what was missed is said without a sound, and leads to the history", async () => {
+  const { browser, pushed, pressed } = started({ answers: { "/ringing/c1/": { title: "Missed call from Alice", body: "", rings: false } } });
+  await pushed({ call: "c1" });
+  const [shown] = browser.notifications;
+  assert.deepEqual([shown.silent, shown.actions, shown.vibrate], [true, [], undefined]);
+  await pressed("");
+  assert.deepEqual(browser.opened, ["/#/history"]);
+  assert.deepEqual(browser.notifications, []);
+});
+
+test("signed out, offline, or a push that says nothing: nothing is shown", async () => {
+  const { browser, pushed } = started({ answers: { "/ringing/c1/": null } });
+  for (const said of [{ call: "c1" }, { call: "c2" }, {}, null]) await pushed(said);
+  assert.deepEqual(browser.notifications, []);
+});
+
+test("without a page, answer opens one that answers, and decline needs none", async () => {
+  const { browser, pushed, pressed } = started({ answers: { "/ringing/c1/": RINGS, "/ringing/c1/reject/": {} } });
+  await pushed({ call: "c1" });
+  await pressed("answer");
+  assert.deepEqual(browser.opened, ["/?answer=c1"]);
+  await pushed({ call: "c1" });
+  await pressed("");
+  assert.deepEqual(browser.opened, ["/?answer=c1", "/"]);
+  await pushed({ call: "c1" });
+  await pressed("reject");
+  assert.deepEqual(browser.requests.at(-1), ["POST", "/ringing/c1/reject/", "t0k"]);
+  assert.equal(browser.opened.length, 2);
+});
+
+test("an open page does what was pressed, and comes to the front but for a decline", async () => {
+  const { browser, pushed, pressed } = started({ answers: { "/ringing/c1/": { ...RINGS, token: null } }, pages: ["tab"] });
+  for (const action of ["answer", "reject", ""]) {
+    await pushed({ call: "c1" });
+    await pressed(action);
+  }
+  assert.deepEqual(browser.opened, []);
+  assert.deepEqual(browser.messages, [
+    ["tab", "focus"], ["tab", { type: "call", action: "answer", call: "c1" }],
+    ["tab", { type: "call", action: "reject", call: "c1" }],
+    ["tab", "focus"], ["tab", { type: "call", action: "open", call: "c1" }],
+  ]);
+});
+
+test("it keeps the page for no connection and what that is made of, and nothing else", async () => {
+  const { browser, happens } = started();
+  await happens("install");
+  await happens("activate");
+  const [other, [name, kept]] = [...browser.caches];
+  assert.deepEqual([other[0], kept], ["other", FACTS.kept]);
+  assert.match(name, /^calls-/);
+  const page = { method: "GET", mode: "navigate", url: "http://site/" };
+  assert.equal(await happens("fetch", { request: page }), "kept /offline/");
+  assert.equal(await happens("fetch", { request: { method: "GET", mode: "cors", url: "http://site/people/" } }), undefined);
+  assert.equal(await happens("fetch", { request: { method: "POST", mode: "navigate", url: "http://site/" } }), undefined);
+});
