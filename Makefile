@@ -54,10 +54,8 @@ test: $(VENV)/installed-dev chromium
 	@$(PY) scripts/services.py -- $(MAKE) --no-print-directory unit js browser
 
 # Several at a time, each with a database, a Redis and servers of its own. WORKERS=0 for one at a time.
-SPREAD = -n $(WORKERS) --dist loadgroup
-
 unit: $(VENV)/installed-dev
-	$(PY) -m pytest --ignore=tests/browser $(SPREAD) $(ARGS)
+	$(PY) -m pytest --ignore=tests/browser $(ARGS)
 
 # Node is the one that comes with playwright, so its version is locked too.
 js: $(VENV)/installed-dev
@@ -66,7 +64,7 @@ js: $(VENV)/installed-dev
 # In a process of their own: playwright's event loop and pytest-asyncio's do not share one.
 browser: $(VENV)/installed-dev chromium
 	CHROMIUM="$(CHROMIUM)" DJANGO_ALLOW_ASYNC_UNSAFE=true $(PY) -m pytest -p no:asyncio \
-		-W "ignore:Unknown config option:pytest.PytestConfigWarning" tests/browser $(SPREAD) $(ARGS)
+		-W "ignore:Unknown config option:pytest.PytestConfigWarning" tests/browser $(ARGS)
 
 chromium:
 	@if [ -z "$(CHROMIUM)" ]; then \

@@ -117,15 +117,4 @@ def line(site: Site) -> Iterator[Callable[..., str]]:
 
     yield change
     for user in changed:
-        multi = "on" if user == "bob" else "off"
-        site.line(
-            user,
-            "--multi-device",
-            multi,
-            "--may-switch",
-            "no",
-            "--max-incoming",
-            "default",
-            "--max-outgoing",
-            "default",
-        )
+        site.as_made(user)

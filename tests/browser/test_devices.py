@@ -211,4 +211,4 @@ def test_signed_out_in_another_tab_the_page_says_so_and_leads_back(bob, expected
     bob.sees("gate")
     bob.page.get_by_role("link", name="Sign in again").click()
     expect(bob.page.get_by_label("User name")).to_be_visible()
-    bob.signs_in()
+    bob.fills_in_the_form()
