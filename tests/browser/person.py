@@ -83,7 +83,7 @@ class Person:
         login = f"{self.url}/accounts/login/"
         self.context.request.get(login)
         token = next(cookie["value"] for cookie in self.context.cookies() if cookie["name"] == "csrftoken")
-        form = {"username": self.name, "password": PASSWORD, "csrfmiddlewaretoken": token}
+        form: dict[str, Any] = {"username": self.name, "password": PASSWORD, "csrfmiddlewaretoken": token}
         answer = self.context.request.post(login, form=form, headers={"Referer": login}, max_redirects=0)
         assert answer.status == 302, answer.text()
         self.page.goto(f"{self.url}/?device={device}" if device else self.url)
