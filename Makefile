@@ -55,7 +55,7 @@ test: $(VENV)/installed-dev chromium
 
 # Several at a time, each with a database, a Redis and servers of its own. WORKERS=0 for one at a time.
 unit: $(VENV)/installed-dev
-	$(PY) -m pytest --ignore=tests/browser $(ARGS)
+	$(PY) -m pytest --ignore=tests/browser -n $(WORKERS) --dist loadgroup $(ARGS)
 
 # Node is the one that comes with playwright, so its version is locked too.
 js: $(VENV)/installed-dev
