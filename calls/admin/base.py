@@ -14,7 +14,7 @@ from import_export.admin import ExportMixin
 from import_export.formats.base_formats import CSV, XLSX
 from import_export.forms import ExportForm
 
-MAX_COUNTED = 10_000  # rows of a list that are counted; whoever looks for more narrows the list
+MAX_COUNTED = 5_000  # rows of a list that are counted; whoever looks for more narrows the list
 MAX_EXPORTED = 100_000  # rows in one file
 MAX_PEOPLE = 1000  # people that a search for a name takes into account
 

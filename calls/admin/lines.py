@@ -204,7 +204,7 @@ class LineAdmin(ImportExportMixin, Exported, PanelAdmin):
     list_editable = ("multi_device", "may_switch", "max_incoming", "max_outgoing")
     list_filter = (OverLimitFilter, "multi_device", NobodyOnlineFilter, "dnd", "edition", "group")
     list_select_related = ("user", "group")
-    list_per_page = 25  # each row has a form
+    list_per_page = 20  # each row has a form
     search_fields = ("user__username",)
     search_help_text = "User name or name"
     autocomplete_fields = ("user",)
