@@ -8,6 +8,10 @@ FULL ?= var/full
 FROM_ENV_FILE = $(shell sed -n 's/^DEBUG=//p' .env 2>/dev/null)
 DEBUG ?= $(or $(FROM_ENV_FILE),on)
 WORKERS ?= 2
+# Which ASGI server the tests and measurements run on: daphne or uvicorn.
+SERVER ?= daphne
+export SERVER
+DEV = $(VENV)/installed-$(if $(filter daphne,$(SERVER)),dev,bench)
 CHROMIUM ?= $(shell command -v chromium || command -v chromium-browser || command -v google-chrome)
 NODE = $(shell $(PY) -c "import pathlib, playwright; print(pathlib.Path(playwright.__file__).parent / 'driver' / 'node')")
 # Neither the settings of a site nor its database have a say in checks.
@@ -50,11 +54,11 @@ run-full: $(VENV)/installed-dev
 
 # --- test -------------------------------------------------------------------------------------------------------------
 
-test: $(VENV)/installed-dev chromium
+test: $(DEV) chromium
 	@$(PY) scripts/services.py -- $(MAKE) --no-print-directory unit js browser
 
 # Several at a time, each with a database, a Redis and servers of its own. WORKERS=0 for one at a time.
-unit: $(VENV)/installed-dev
+unit: $(DEV)
 	$(PY) -m pytest --ignore=tests/browser -n $(WORKERS) --dist loadgroup $(ARGS)
 
 # Node is the one that comes with playwright, so its version is locked too.
@@ -62,7 +66,7 @@ js: $(VENV)/installed-dev
 	$(NODE) --test tests/js/*.test.mjs
 
 # In a process of their own: playwright's event loop and pytest-asyncio's do not share one.
-browser: $(VENV)/installed-dev chromium
+browser: $(DEV) chromium
 	CHROMIUM="$(CHROMIUM)" DJANGO_ALLOW_ASYNC_UNSAFE=true $(PY) -m pytest -p no:asyncio \
 		-W "ignore:Unknown config option:pytest.PytestConfigWarning" tests/browser $(ARGS)
 
@@ -104,8 +108,6 @@ messages: $(VENV)/installed-dev
 	$(ALONE) $(PY) manage.py compilemessages --locale de --ignore "$(VENV)"
 
 # --- measure ----------------------------------------------------------------------------------------------------------
-
-SERVER ?= daphne
 
 bench: $(VENV)/installed-bench
 	$(PY) -m benchmarks --server $(SERVER) run $(if $(QUICK),--quick)

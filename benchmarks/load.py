@@ -177,6 +177,12 @@ def percentiles(seconds: list[float]) -> list[float]:
     return [round(1000 * ordered[min(len(ordered) - 1, int(len(ordered) * part))], 3) for part in (0.5, 0.95, 0.99)]
 
 
+def _tidy() -> None:
+    """So that the collector of cycles does not stop this process while it measures another."""
+    gc.collect()
+    gc.freeze()
+
+
 async def closed(
     pairs: list[Pair], seconds: float, parts: dict[str, list[int]], *, signals: bool = False, warm: float = 0.5
 ) -> dict[str, object]:
@@ -193,7 +199,7 @@ async def closed(
 
     warming, took = Took(), Took()
     await run(warming, warm)
-    gc.collect()
+    _tidy()
     with Window(parts) as window:
         await run(took, seconds)
     return {**took.row(window), "warm_calls": warming.calls}
@@ -209,7 +215,7 @@ async def at_rate(pairs: list[Pair], per_s: float, seconds: float, parts: dict[s
         await took.play(pair, False)
         free.append(pair)
 
-    gc.collect()
+    _tidy()
     with Window(parts) as window:
         moment = clock()
         end = moment + seconds

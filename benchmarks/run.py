@@ -23,7 +23,8 @@ from benchmarks.wire import Device
 PING_S = 20  # what the server tells an idle device
 RATE = 50  # calls a second, for latency at a load that leaves room
 BUSY = 32  # calls at a time where one number has to do
-SHARE = 0.4  # of a core for each of two server processes that share one
+SHARE = 0.2  # of a core for each of two server processes that share one
+MANY = 2 * BUSY  # calls at a time for a process that is held back: it answers late, and more of them keep it busy
 CALM_S = 3  # the longest wait for others on this machine to be quiet
 
 Row = dict[str, Any]
@@ -249,24 +250,23 @@ async def _processes(bench: Bench, stores: Stores) -> None:
     with (
         stack.server(stores, bench.kind, server, bench.log, processes=2) as one,
         stack.server(stores, bench.kind, second, bench.log, processes=2) as two,
-        stack.held_to(SHARE, [one.pid, two.pid] if second == server else []) as held,
     ):
-        if not held:
-            print("  processes: no control groups here and too few cores, not measured", file=sys.stderr)
-            return
-        roots = [stores.postgres, stores.redis]
-        stack.pin(roots, apart)
-        parts = {"server": [one.pid, two.pid], **stores.parts}
-        many = 2 * BUSY  # a process that is held back answers late: more calls at a time keep it busy
-        together = await bench.pairs([one.port], many, 3)
-        spread = await bench.pairs([one.port, two.port], many, 3, many)
-        for number in range(max(1, bench.plan.rounds - 2)):
-            for processes, pairs in ((1, together), (2, spread)):
-                await _calm(parts)
-                row = await load.closed(pairs, 2 * bench.plan.seconds, parts)
-                bench.add("processes", row, processes=processes, round=number)
+        together = await bench.pairs([one.port], MANY, 3)
+        spread = await bench.pairs([one.port, two.port], MANY, 3, MANY)
+        with stack.held_to(SHARE, [one.pid, two.pid] if second == server else []) as held:
+            if not held:
+                print("  processes: no control groups here and too few cores, not measured", file=sys.stderr)
+                return
+            roots = [stores.postgres, stores.redis]
+            stack.pin(roots, apart)
+            parts = {"server": [one.pid, two.pid], **stores.parts}
+            for number in range(max(1, bench.plan.rounds - 2)):
+                for processes, pairs in ((1, together), (2, spread)):
+                    await _calm(parts)
+                    row = await load.closed(pairs, 2 * bench.plan.seconds, parts)
+                    bench.add("processes", row, processes=processes, round=number)
+            stack.pin(roots, server)
         await _close(together + spread)
-        stack.pin(roots, server)
 
 
 async def _close(pairs: list[load.Pair]) -> None:

@@ -153,7 +153,7 @@ def server(
     )
     arguments = {
         "daphne": "manage.py serve",
-        "uvicorn": f"-m uvicorn {common} --lifespan off --log-level warning --ws-per-message-deflate false",
+        "uvicorn": f"-m uvicorn {common} --log-level warning --ws-per-message-deflate false",
         "granian": f"-m granian {common} --interface asginl --ws",
     }[kind]
     command = [sys.executable, *arguments.split()]

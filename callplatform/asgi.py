@@ -1,5 +1,6 @@
 """The application an ASGI server loads: HTTP for Django, `/ws/` for Channels. It imports nothing of any server."""
 
+import gc
 import os
 from typing import Any
 
@@ -30,9 +31,25 @@ async def socket(scope: Any, receive: Any, send: Any) -> None:
     await signed_in({**scope, "send": send}, receive, send)
 
 
+async def lifespan(_scope: Any, receive: Any, send: Any) -> None:
+    """For servers that say when they start and end, which `manage.py serve` arranges by itself."""
+    work = {"startup": hub.start, "shutdown": hub.stop}
+    for what in ("startup", "shutdown"):
+        await receive()
+        await work[what]()
+        await send({"type": f"lifespan.{what}.complete"})
+
+
 application = ProtocolTypeRouter(
     {
         "http": http,
         "websocket": OriginCheck(socket),
+        "lifespan": lifespan,
     }
 )
+
+# What is loaded by now stays, and what a call makes goes with it. Neither needs the collector of cycles, which, as
+# Python sets it, stops every socket for 0.1 s time and again to look at all there is.
+gc.collect()
+gc.freeze()
+gc.set_threshold(5_000, 10, 100)

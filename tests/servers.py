@@ -1,28 +1,39 @@
 """Two real server processes on the test database and the tests' Redis, for what cannot be seen in one process.
 
+SERVER names the ASGI server that they run on, daphne or uvicorn (`make test SERVER=uvicorn`).
+
 The fixture `servers` starts them once; `launch` and `launch_once` start one more, with settings of its own; `live`
 opens pages on any of them. tests/conftest.py offers them to every test.
 """
 
 import os
-import selectors
 import signal
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 
+from scripts.services import free_port
+
 ROOT = Path(__file__).resolve().parent.parent
 START_S = 60
+SERVER = os.environ.get("SERVER") or "daphne"
+COMMAND = {
+    "daphne": ("manage.py", "serve"),
+    "uvicorn": ("-m", "uvicorn", "callplatform.asgi:application", "--log-level", "warning"),
+}[SERVER]
+on_daphne = pytest.mark.skipif(SERVER != "daphne", reason="what callplatform/server.py adds to daphne")
 
 
 class Server:
-    """One `manage.py serve`. `url` is as pages use it, `ws://127.0.0.1:8000`, and stays the same after a restart."""
+    """One server process. `url` is as pages use it, `ws://127.0.0.1:8000`, and stays the same after a restart."""
 
     def __init__(self, environment: dict[str, str], log: Path) -> None:
         self.environment, self.log = environment, log
@@ -33,22 +44,17 @@ class Server:
         """Returns when it listens. Does nothing when it runs."""
         if self.process is not None and self.process.poll() is None:
             return
-        port = str(urlsplit(self.url).port or 0)
+        port = urlsplit(self.url).port or free_port()
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "manage.py", "serve", "--host", "127.0.0.1", "--port", port],
-                cwd=ROOT,
-                env=self.environment,
-                stdout=subprocess.PIPE,
-                stderr=log,
-            )
-        assert self.process.stdout is not None
-        with selectors.DefaultSelector() as selector:
-            selector.register(self.process.stdout, selectors.EVENT_READ)
-            assert selector.select(START_S), f"a server said nothing in {START_S} s\n{self.logged()}"
-        line = self.process.stdout.readline().decode()
-        assert line.startswith("Listening on http://"), self.logged()
-        self.url = line.removeprefix("Listening on ").strip().rstrip("/").replace("http", "ws", 1)
+            command = [sys.executable, *COMMAND, "--host", "127.0.0.1", "--port", str(port)]
+            self.process = subprocess.Popen(command, cwd=ROOT, env=self.environment, stdout=log, stderr=log)
+        end = time.monotonic() + START_S
+        while time.monotonic() < end and self.process.poll() is None:
+            with suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+                self.url = f"ws://127.0.0.1:{port}"
+                return
+            time.sleep(0.02)
+        raise AssertionError(f"a server did not start in {START_S} s\n{self.logged()}")
 
     def stop(self) -> None:
         """In order: its sockets are told."""
@@ -71,8 +77,6 @@ class Server:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-        assert process.stdout is not None
-        process.stdout.close()
 
 
 @pytest.fixture(scope="session")

@@ -400,10 +400,22 @@ async def test_a_socket_without_a_user_is_told_to_sign_in(page):
 
 
 async def test_a_server_that_stops_says_goodbye_and_when_to_come_back(page):
+    from callplatform.asgi import application
     from calls.hub import hub
 
     alice = await page("alice")
-    await hub.stop()
+    events = iter(["lifespan.startup", "lifespan.shutdown"])
+    answers = []
+
+    async def receive():
+        return {"type": next(events)}
+
+    async def send(message):
+        assert hub.loop is (asyncio.get_running_loop() if not answers else None)
+        answers.append(message["type"])
+
+    await application({"type": "lifespan"}, receive, send)  # as a server says when it starts and ends
+    assert answers == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
     bye = await alice.until(lambda frame: frame["t"] == "bye")
     assert bye["why"] == "restart"
     assert 200 <= bye["retry_ms"] <= 3000

@@ -11,6 +11,7 @@ from calls import machine, models, switchboard
 from devices.models import Device
 from tests import race_kit
 from tests.pages import WAIT_S
+from tests.servers import on_daphne
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -176,6 +177,7 @@ async def test_a_command_whose_reply_died_with_its_server_is_sent_again(live, se
     assert again["ok"] and again["call"]["me"]["here"] and again["call"]["v"] == 2
 
 
+@on_daphne
 async def test_sigterm_says_when_to_come_back_and_the_call_goes_on(live, servers):
     alice, bob, idle = await live("alice", server=0), await live("bob", server=1), await live("carol", server=0)
     mute = await live("dave", server=0, hello=False)

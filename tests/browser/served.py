@@ -1,4 +1,4 @@
-"""A real `manage.py serve`, outside debug, on a database of its own."""
+"""A real server, outside debug, on a database of its own."""
 
 import os
 import secrets
@@ -14,6 +14,8 @@ from urllib.parse import urlsplit, urlunsplit
 
 import psycopg
 from psycopg import sql
+
+from tests.servers import COMMAND
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 PASSWORD = "a-password-for-browser-tests"
@@ -84,7 +86,7 @@ class Site:
     def start(self) -> None:
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "manage.py", "serve", "--fd", str(self.socket.fileno())],
+                [sys.executable, *COMMAND, "--fd", str(self.socket.fileno())],
                 cwd=ROOT, env=self.environment, stdout=log, stderr=log, pass_fds=[self.socket.fileno()],
             )  # fmt: skip
         end = time.monotonic() + START_S
