@@ -159,11 +159,8 @@ def gather(wanted: Wanted, *, now: dt.datetime, until: dt.datetime, skip_locked:
     if calls:
         world.calls = _held(world, answers["locked"])
     if callers:
-        world.lines = prepared.instances(Line, msgspec.json.decode(answers["lines"] or b"[]"))
-        groups = {group.pk: group for group in prepared.instances(LineGroup, world.groups or ())}
-        for line in world.lines:
-            if line.group_id in groups:
-                line.group = groups[line.group_id]
+        groups = tuple(map(bytes, world.groups or ()))
+        world.lines = [_line(bytes(row), groups) for row in _rows(answers["lines"] or b"[]")]
         world.users = [_user(bytes(row)) for row in world.users or ()]
     if beats:
         world.strangers = presence.strangers(beats, answers["beats"])
@@ -174,6 +171,16 @@ def gather(wanted: Wanted, *, now: dt.datetime, until: dt.datetime, skip_locked:
 def _user(row: bytes) -> Any:
     """The user with this row. Rows hardly ever change, and one that does is another row."""
     return prepared.instances(get_user_model(), [msgspec.json.decode(row)])[0]
+
+
+@lru_cache(maxsize=10_000)
+def _line(row: bytes, groups: tuple[bytes, ...]) -> Line:
+    """The line with this row, likewise, with its group, if it is in one of these."""
+    (line,) = prepared.instances(Line, [msgspec.json.decode(row)])
+    for group in prepared.instances(LineGroup, map(msgspec.json.decode, groups)):
+        if group.pk == line.group_id:
+            line.group = group
+    return line
 
 
 def lock(call_ids: Collection[uuid.UUID], *, skip_locked: bool = False) -> list[Call]:
@@ -215,8 +222,10 @@ class Answer(World):
     """As PostgreSQL gives it."""
 
     users: list[msgspec.Raw] | None = None
+    groups: list[msgspec.Raw] | None = None
 
 
+_rows = msgspec.json.Decoder(list[msgspec.Raw]).decode
 _world = msgspec.json.Decoder(Answer).decode
 _due = msgspec.json.Decoder(Due).decode
 _calls = msgspec.json.Decoder(list[Call]).decode

@@ -7,6 +7,7 @@ Delivery is at most once by nature: whoever missed it is brought up to date by t
 import asyncio
 import logging
 import random
+import threading
 import time
 import uuid
 from collections import defaultdict
@@ -71,6 +72,7 @@ class Hub:
     def __init__(self) -> None:
         self.sockets: defaultdict[str, set[Socket]] = defaultdict(set)
         self.loop: asyncio.AbstractEventLoop | None = None
+        self.thread = 0  # the loop's
         self.began = 0.0
         self.origin = uuid.uuid4().hex
         self.others: set[str] = set()  # other processes that serve sockets, as far as they were heard of
@@ -85,7 +87,7 @@ class Hub:
         loop = asyncio.get_running_loop()
         if self.loop is loop:
             return
-        self.loop, self.began = loop, time.monotonic()
+        self.loop, self.thread, self.began = loop, threading.get_ident(), time.monotonic()
         self.sockets.clear()
         self.tasks.clear()
         self.tried = asyncio.Event()
@@ -129,7 +131,10 @@ class Hub:
             return
         try:
             if self.loop is not None and self.loop.is_running():
-                self.loop.call_soon_threadsafe(self._spread, said)
+                if threading.get_ident() == self.thread:
+                    self._spread(said)
+                else:
+                    self.loop.call_soon_threadsafe(self._spread, said)
             else:  # a shell command or a web process without sockets
                 async_to_sync(self._send)(self._post(said))
         except Exception:

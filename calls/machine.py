@@ -319,7 +319,10 @@ def due_at(call: Call, deadlines: Deadlines = DEADLINES) -> dt.datetime | None:
 
 def leg_of(call: Call, key: str) -> Leg | None:
     """This person's leg, or None."""
-    return next((leg for leg in call.legs if leg.key == key), None)
+    for leg in call.legs:
+        if leg.key == key:
+            return leg
+    return None
 
 
 def visible(leg: Leg, device: uuid.UUID) -> bool:

@@ -6,10 +6,11 @@ A bounded pool of our own: Channels' default puts all of it on one thread, where
 import asyncio
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import cache, partial
 from queue import Empty, SimpleQueue
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from django.db import InterfaceError, OperationalError, close_old_connections, connections
 from psycopg_pool import PoolTimeout
@@ -59,20 +60,12 @@ class Lasting:
         self.thread = threading.Thread(target=self._live, name=f"calls-{name}", daemon=True)
         self.thread.start()
 
-    def submit(self, work: Callable[[], T]) -> "Future[T]":
-        future: Future[T] = Future()
-
-        def job() -> None:
-            try:
-                result = work()
-            except BaseException as error:
-                connections.close_all()
-                future.set_exception(error)
-            else:
-                future.set_result(result)
-
-        self.jobs.put(job)
-        return future
+    def close(self) -> None:
+        """Gives the connection back, when everything given so far is done."""
+        closed = threading.Event()
+        for job in (connections.close_all, closed.set):
+            self.jobs.put(job)
+        closed.wait()
 
     def _live(self) -> None:
         while True:
@@ -93,11 +86,29 @@ def lane(name: str) -> Lasting:
 async def run_in(name: str, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Runs work that waits for no lock in the thread of this name, one piece after another, on a connection that may
     have gone meanwhile."""
-    return await asyncio.wrap_future(lane(name).submit(partial(work, *args, **kwargs)))
+    loop = asyncio.get_running_loop()
+    outcome: asyncio.Future[T] = loop.create_future()
+
+    def job() -> None:
+        try:
+            tell = partial(_resolve, outcome.set_result, work(*args, **kwargs))
+        except BaseException as error:
+            connections.close_all()
+            tell = partial(_resolve, outcome.set_exception, error)
+        with suppress(RuntimeError):  # the loop has been closed: nobody waits any more
+            loop.call_soon_threadsafe(tell, outcome)
+
+    lane(name).jobs.put(job)
+    return await outcome
+
+
+def _resolve(resolve: Callable[[Any], None], with_this: Any, outcome: "asyncio.Future[Any]") -> None:
+    if not outcome.done():  # whoever waited is gone
+        resolve(with_this)
 
 
 def close() -> None:
     """Ends all threads, and gives their connections back."""
     executor().shutdown()
     for name in LANES:
-        lane(name).submit(connections.close_all).result()
+        lane(name).close()
