@@ -4,10 +4,11 @@ import csv
 import datetime as dt
 import io
 import re
+import tracemalloc
 from typing import get_args
 
 import pytest
-from asgiref.sync import sync_to_async
+from asgiref.sync import async_to_sync, sync_to_async
 from auditlog.models import LogEntry
 from django.contrib.auth import get_user_model
 from django.contrib.auth.models import Group, Permission
@@ -17,6 +18,7 @@ from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
+from openpyxl import load_workbook
 
 from calls import machine, protocol, refusals, switchboard
 from calls.admin import story
@@ -262,8 +264,18 @@ def test_every_reason_has_words():
 # ── roles ──
 
 
+def saved(response):
+    """The whole of a file that is sent in parts."""
+
+    async def parts():
+        return b"".join([part async for part in response])
+
+    assert response.streaming, response.content.decode()
+    return async_to_sync(parts)()
+
+
 def rows_of(response):
-    return list(csv.DictReader(io.StringIO(response.content.decode())))
+    return list(csv.DictReader(io.StringIO(saved(response).decode())))
 
 
 async def test_a_viewer_sees_everything_and_changes_nothing(in_role, page, people):
@@ -454,9 +466,9 @@ def test_exported_lines_can_be_imported_again(operator, people, format):
     group = LineGroup.objects.create(name="Sales", max_incoming=5)
     until = timezone.now().replace(microsecond=0)
     Line.objects.filter(user=people["bob"]).update(group=group, edition="until", edition_until=until, max_outgoing=0)
-    exported = operator.post("/admin/devices/line/export/", {"format": format})
+    exported = saved(operator.post("/admin/devices/line/export/", {"format": format}))
     Line.objects.filter(user=people["bob"]).update(group=None, edition="", edition_until=None, max_outgoing=7)
-    file = SimpleUploadedFile("lines", exported.content)
+    file = SimpleUploadedFile("lines", exported)
     preview = operator.post("/admin/devices/line/import/", {"format": format, "import_file": file})
     assert preview.context.get("confirm_form") is not None
     confirm(operator, preview)
@@ -467,8 +479,67 @@ def test_exported_lines_can_be_imported_again(operator, people, format):
 async def test_calls_are_exported_as_they_are_filtered(page, operator):
     call, *_ = await a_call(page)
     response = await sync_to_async(operator.post)("/admin/calls/call/export/?state=live", {"format": "0"})
-    (row,) = rows_of(response)
+    (row,) = await sync_to_async(rows_of)(response)
     assert (row["id"], row["caller"], row["callees"], row["state"]) == (call, "alice", "bob", "active")
+
+
+def test_a_long_list_is_sent_while_it_is_read_and_takes_no_memory_for_it(operator, people, monkeypatch):
+    monkeypatch.setattr("calls.admin.exports.ROWS", 100)
+    now = timezone.now()
+    kinds = {"user": people["bob"], "name": "Phone", "logged_in_at": now, "last_seen_at": now, "online_until": now}
+
+    async def read(response):
+        tracemalloc.start()
+        sizes = [part.count(b"\n") async for part in response]
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return sizes, peak
+
+    def export(number):
+        Device.objects.bulk_create([Device(**kinds) for _ in range(number)])
+        number = Device.objects.count()
+        page = operator.get("/admin/devices/device/export/").content.decode()
+        assert f"{number:,} rows, as the list is filtered." in page
+        sizes, peak = async_to_sync(read)(operator.post("/admin/devices/device/export/", {"format": "0"}))
+        assert sum(sizes) == number + 1
+        assert max(sizes) == 100
+        return peak
+
+    export(200)  # what is remembered from here on
+    assert 1.5 * export(300) > export(4000)
+
+
+def test_a_workbook_has_its_bound_and_says_so(operator, people, monkeypatch):
+    monkeypatch.setattr("calls.admin.exports.MAX_IN_WORKBOOK", 3)
+    Line.make([user.pk for user in people.values()])
+    refused = operator.post("/admin/devices/line/export/", {"format": "1"}).content.decode()
+    assert "5 rows are too many for a workbook: take CSV, or narrow the list." in refused
+    assert len(rows_of(operator.post("/admin/devices/line/export/", {"format": "0"}))) == 5
+    few = saved(operator.post("/admin/devices/line/export/?q=bob", {"format": "1"}))
+    head, bob = load_workbook(io.BytesIO(few)).active.values
+    assert (head[0], bob[0]) == ("user", "bob")
+
+
+def test_no_cell_of_a_file_is_taken_for_a_formula_nor_gives_a_session_away(operator, people):
+    people["bob"].username = "@bob"
+    people["bob"].save()
+    now = timezone.now()
+    Device.objects.create(
+        user=people["bob"], name='=HYPERLINK("http://x")', session_key="the-key-of-a-session", logged_in_at=now,
+        last_seen_at=now, online_until=now, push={"endpoint": "https://push.example/secret"},
+    )  # fmt: skip
+    for format in ("0", "1"):
+        file = saved(operator.post("/admin/devices/device/export/", {"format": format}))
+        rows = (
+            load_workbook(io.BytesIO(file)).active.values if format == "1" else csv.reader(io.StringIO(file.decode()))
+        )
+        head, device = rows
+        assert list(device[1:3]) == ["'@bob", '\'=HYPERLINK("http://x")']
+        assert not {"session_key", "push"} & set(head)
+    lines = saved(operator.post("/admin/devices/line/export/?q=bob", {"format": "0"})).decode()
+    assert "'@bob,1,0,,,,," in lines
+    confirm(operator, upload(operator, lines.replace("'@bob,1,0,,", "'@bob,1,0,4,")))
+    assert Line.objects.get(user=people["bob"]).max_incoming == 4
 
 
 # ── groups and editions ──

@@ -14,6 +14,7 @@ from import_export.fields import Field
 from import_export.widgets import ForeignKeyWidget
 
 from calls import audit
+from calls.admin.exports import unquoted
 from devices.models import Line, LineGroup
 
 LIMITS = ("max_incoming", "max_outgoing")
@@ -169,4 +170,4 @@ def _shown(value: Any) -> str:
 
 
 def _text(value: Any) -> str:
-    return str("" if value is None else value).strip()
+    return unquoted(str("" if value is None else value).strip())

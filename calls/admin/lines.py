@@ -20,13 +20,21 @@ from import_export.admin import ImportExportMixin
 from import_export.results import RowResult
 
 from calls import audit, conf, switchboard
-from calls.admin.base import Exported, PanelAdmin, PanelList, people_named
-from calls.admin.line_files import LineResource
+from calls.admin.base import (
+    Errors,
+    Exported,
+    PanelAdmin,
+    PanelList,
+    PlainCheckbox,
+    PlainHidden,
+    PlainNumber,
+    people_named,
+)
+from calls.admin.line_files import LIMITS, LineResource
 from calls.facts import limit
 from calls.models import LIVE, Leg
 from devices.models import Device, Line, LineGroup, Rules
 
-LIMITS = ("max_incoming", "max_outgoing")
 SAID_BY = {"line": "this line", "group": "its group", "platform": "the platform"}
 MAX_AT_ONCE = 1000  # lines that one action changes; for everybody there are groups, the platform's limits, the import
 GATE = {"not_included": "not included", "expired": "ran out"}
@@ -48,6 +56,21 @@ class LineRow(forms.ModelForm):
             if field in self.fields:
                 value, whose = inherited(self.instance, field)
                 self.fields[field].widget.attrs |= {"placeholder": value, "title": f"Empty: {value}, {whose}"}
+
+
+class ListedLine(LineRow):
+    """The same, drawn for many at once."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{**kwargs, "error_class": Errors})
+
+    class Meta:
+        widgets = {
+            "user": PlainHidden,
+            "multi_device": PlainCheckbox,
+            "may_switch": PlainCheckbox,
+            **{field: PlainNumber({"class": "vIntegerField"}) for field in LIMITS},
+        }
 
 
 class LineList(PanelList):
@@ -93,11 +116,10 @@ class OverLimitFilter(admin.SimpleListFilter):
             case "none":
                 return queryset.exclude(in_a_call)
             case "over" | "at":
-                full = _full(and_at=self.value() == "at").values_list("user", flat=True)
-                keys = list(full.order_by("user")[: MAX_AT_ONCE + 1])
-                if len(keys) > MAX_AT_ONCE and request.method == "GET":
+                full = _full(and_at=self.value() == "at").values_list("user", flat=True).order_by("user")
+                if request.method == "GET" and full[: MAX_AT_ONCE + 1].count() > MAX_AT_ONCE:
                     messages.warning(request, f"More than {MAX_AT_ONCE:,} lines: the first {MAX_AT_ONCE:,} are shown.")
-                return queryset.filter(pk__in=keys[:MAX_AT_ONCE])
+                return queryset.filter(pk__in=full[:MAX_AT_ONCE])
         return queryset
 
 
@@ -222,7 +244,7 @@ class LineAdmin(ImportExportMixin, Exported, PanelAdmin):
         return LineList
 
     def get_changelist_form(self, request: HttpRequest, **kwargs: Any) -> Any:
-        return super().get_changelist_form(request, **{"form": LineRow} | kwargs)
+        return super().get_changelist_form(request, **{"form": ListedLine} | kwargs)
 
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[Line], search_term: str
