@@ -7,10 +7,12 @@ from django.contrib import admin, messages
 from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
 from django.contrib.admin.views.main import ChangeList
 from django.contrib.admin.widgets import AdminSplitDateTime
+from django.core.signing import BadSignature
 from django.db import transaction
 from django.db.models import Count, Exists, F, OuterRef, Q, QuerySet, Value
 from django.db.models.functions import Coalesce
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import redirect
 from django.template.response import TemplateResponse
 from django.urls import reverse
 from django.utils import timezone
@@ -30,7 +32,7 @@ from calls.admin.base import (
     PlainNumber,
     people_named,
 )
-from calls.admin.line_files import LIMITS, LineResource
+from calls.admin.line_files import LIMITS, InThePage, LineImportForm, LineResource
 from calls.facts import limit
 from calls.models import LIVE, Leg
 from devices.models import Device, Line, LineGroup, Rules
@@ -218,6 +220,9 @@ class LineAdmin(ImportExportMixin, Exported, PanelAdmin):
     """Who may do what. Empty limits are inherited; a change holds for the next call."""
 
     resource_classes = [LineResource]
+    import_template_name = "admin/devices/line/import.html"
+    import_form_class = LineImportForm
+    tmp_storage_class = InThePage
     form = LineRow
     list_display = (
         "person", "online", "live_calls", "max_incoming", "max_outgoing", "multi_device", "may_switch", "included",
@@ -327,8 +332,20 @@ class LineAdmin(ImportExportMixin, Exported, PanelAdmin):
             super().save_model(request, obj, form, change)
         transaction.on_commit(lambda: switchboard.tell_line(obj))  # the admin wraps its views in a transaction
 
+    def process_import(self, request: HttpRequest, **kwargs: Any) -> HttpResponse:
+        try:
+            return super().process_import(request, **kwargs)
+        except BadSignature:
+            messages.error(request, "Nothing was changed: this preview is too old. Choose the file again.")
+            return redirect("admin:devices_line_import")
+
     def process_result(self, result: Any, request: HttpRequest) -> Any:
         """What was imported is told to the devices that it concerns."""
+        if (
+            result.has_errors() or result.has_validation_errors()
+        ):  # somebody changed what it refers to, since the preview
+            messages.error(request, "Nothing was changed: the file does not fit any more. Choose it again to see why.")
+            return redirect("admin:devices_line_import")
         changed = [row.object_id for row in result.rows if row.import_type in _WRITTEN]
         switchboard.tell_lines(Q(pk__in=changed))
         return super().process_result(result, request)
@@ -364,7 +381,10 @@ class LineAdmin(ImportExportMixin, Exported, PanelAdmin):
         }
         return TemplateResponse(request, "admin/devices/line/change_many.html", context)
 
-    @admin.action(description="Sign out all devices of the selected", permissions=["change"])
+    def has_sign_out_permission(self, request: HttpRequest) -> bool:
+        return request.user.has_perm("devices.change_device")
+
+    @admin.action(description="Sign out all devices of the selected", permissions=["sign_out"])
     def sign_out_all(self, request: HttpRequest, queryset: QuerySet[Line]) -> None:
         devices = Device.objects.filter(user__in=queryset.values("user"), signed_out_at=None)
         signed_out = sign_out(request, devices)
