@@ -165,9 +165,13 @@ class ManyForm(forms.Form):
     multi_device = forms.ChoiceField(choices=SWITCH, required=False, label="Multi-device")
     may_switch = forms.ChoiceField(choices=SWITCH, required=False, label="The user may switch it")
     max_incoming = forms.ChoiceField(choices=LIMIT, required=False, label="Incoming limit")
-    max_incoming_number = forms.IntegerField(min_value=0, max_value=32767, required=False, label="Calls at a time")
+    max_incoming_number = forms.IntegerField(
+        min_value=0, max_value=32767, required=False, label="Incoming calls at a time"
+    )
     max_outgoing = forms.ChoiceField(choices=LIMIT, required=False, label="Outgoing limit")
-    max_outgoing_number = forms.IntegerField(min_value=0, max_value=32767, required=False, label="Calls at a time")
+    max_outgoing_number = forms.IntegerField(
+        min_value=0, max_value=32767, required=False, label="Outgoing calls at a time"
+    )
     edition = forms.ChoiceField(
         choices=[("", "Leave as it is"), ("inherit", "Inherit"), *Rules.Edition.choices],
         required=False, label="Multi-device edition",

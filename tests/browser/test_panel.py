@@ -180,27 +180,32 @@ def test_the_wallboard_shows_a_call_as_it_rings_and_is_answered(operator, alice,
 
 # ── pictures ──
 
+FADED = "Promise.all(document.getAnimations().map(each => each.finished)).then(() => {})"
 VARIANTS = [(theme, width) for width in (1280, 360) for theme in ("light", "dark")]
 
 
 @pytest.fixture
-def take(tmp_path):
-    """Takes the pictures of a page, if they are wanted; at the width of a phone it must not scroll sideways."""
-    wanted = os.environ.get("SCREENS")
-    path = Path(__file__).resolve().parent.parent.parent / (wanted or "")
+def take():
+    """Takes the pictures of a page, if they are wanted; at the width of a phone it must not scroll sideways. The
+    documentation has them all, and no others."""
+    wanted, taken = os.environ.get("SCREENS"), set()
+    root = Path(__file__).resolve().parent.parent.parent
+    path = root / (wanted or "")
 
     def pictures(page, name, settle=lambda: None):
         for theme, width in VARIANTS if wanted else VARIANTS[-1:]:
             page.emulate_media(color_scheme=theme)
             page.set_viewport_size({"width": width, "height": 800})
             settle()
-            page.wait_for_function("document.getAnimations().length === 0")  # colours that fade
+            page.evaluate(FADED)
             seen = page.evaluate("[document.documentElement.scrollWidth, document.documentElement.clientWidth]")
             assert seen[0] <= seen[1], (name, width, seen)
+            taken.update(f"panel-{name}-{theme}-{width}.png" for theme, width in VARIANTS)
             if wanted:
                 page.screenshot(path=path / f"panel-{name}-{theme}-{width}.png", full_page=width == 1280)
 
-    return pictures
+    yield pictures
+    assert {kept.name for kept in (root / "docs" / "screens").glob("panel-*.png")} == taken
 
 
 @pytest.mark.timeout(600)  # all pages, four times each when they are wanted
@@ -214,7 +219,8 @@ def test_pictures_of_the_panel(site, chromium, operator, alice, bob, line, take,
     expect(bob.title).to_have_text("Call ended")
     alice.page.reload()
     alice.is_online().calls("bob", "audio")
-    bob.rings()
+    bob.rings().answers()
+    alice.has_media(video=False)
     page = operator.page
 
     page.set_viewport_size({"width": 360, "height": 800})  # a limit is set on a phone
