@@ -64,6 +64,8 @@ def _table(resource: ModelResource, rows: QuerySet[Any]) -> Iterator[list[Any]]:
     fields = resource.get_export_fields()
     for row in rows.iterator(chunk_size=ROWS):
         yield [plain(resource.export_field(field, row)) for field in fields]
+        # What was read along knows its row, and such a circle would stay until the next great collection.
+        vars(row).pop("_prefetched_objects_cache", None)
 
 
 def _legal(cell: Any) -> Any:
