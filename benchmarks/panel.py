@@ -56,7 +56,7 @@ from generate_series(1, %(changes)s) as n
 """
 PAGES = {
     "lines": "devices/line/",
-    "lines, last page": "devices/line/?p=200",
+    "lines, last page": "devices/line/?p=100",
     "lines, search": "devices/line/?q=4711",
     "lines, multi-device on": "devices/line/?multi_device__exact=1",
     "lines, nobody online": "devices/line/?devices=offline",
@@ -65,13 +65,13 @@ PAGES = {
     "lines, in no call": "devices/line/?live=none",
     "one line": "devices/line/{line}/change/",
     "devices": "devices/device/",
-    "devices, last page": "devices/device/?p=100",
+    "devices, last page": "devices/device/?p=40",
     "devices, online": "devices/device/?online=yes",
     "devices, signed out": "devices/device/?online=out",
     "devices of one person": "devices/device/?q=i4711",
     "devices, address (none)": "devices/device/?q=192.0.2.7",
     "calls": "calls/call/",
-    "calls, last page": "calls/call/?p=100",
+    "calls, last page": "calls/call/?p=40",
     "calls, live": "calls/call/?state=live",
     "calls, completed": "calls/call/?reason=completed",
     "calls, busy": "calls/call/?reason=busy",
@@ -103,7 +103,10 @@ def make(url: str, users: int, calls: int) -> None:
 
 
 def measure() -> bool:
-    """Prints a line for each page; whether none asked too much. Django is set up, the site is made."""
+    """Prints a line for each page, and which were slow. Returns whether none asked too much. Django is set up.
+
+    Times are only printed: on a machine that does something else too, they say as much about that.
+    """
     from django.contrib.auth import get_user_model
     from django.db import connection
     from django.test import Client
@@ -116,7 +119,7 @@ def measure() -> bool:
     operator = operator or get_user_model()._default_manager.create_superuser("bench-operator", password="bench")
     browser = Client()
     browser.force_login(operator)
-    well = True
+    well, slow = True, []
     call = Call.objects.filter(state="ended").values_list("pk", flat=True)[0]
     line = Line.objects.values_list("pk", flat=True)[0]
     print(f"{'page':28}{'ms':>8}{'least':>8}{'database':>10}{'statements':>12}")
@@ -131,13 +134,17 @@ def measure() -> bool:
             statements = len(asked)
             database.append(1000 * sum(float(query["time"]) for query in asked))
         middle = statistics.median(took)
-        mark = "" if middle <= GOAL_MS else f"  over {GOAL_MS} ms"
+        mark = ""
+        if middle > GOAL_MS:
+            slow.append(name)
+            mark = f"  over {GOAL_MS} ms"
         if statements > MOST_STATEMENTS:
             well, mark = False, mark + f"  more than {MOST_STATEMENTS} statements"
         print(
             f"{name:28}{middle:8.0f}{min(took):8.0f}{statistics.median(database):10.0f}{statements:12}{mark}",
             flush=True,
         )
+    print(f"over {GOAL_MS} ms: {', '.join(slow) or 'none'}")
     return well
 
 
@@ -148,7 +155,7 @@ def watch(url: str) -> bool:
 
     from calls import wallboard
 
-    print(f"{'wallboard':28}{'ms':>8}{'least':>8}{'statements':>12}{'bytes':>8}")
+    print(f"{'wallboard':40}{'ms':>6}{'least':>6}{'statements':>12}{'bytes':>8}")
     seen = set()
     for live in (10, LIVE):
         history.remove_live(url)

@@ -232,7 +232,6 @@ AUDITLOG_INCLUDE_TRACKING_MODELS = (
     {"model": "auth.Group", "m2m_fields": {"permissions"}},
 )  # fmt: skip
 IMPORT_EXPORT_SKIP_ADMIN_LOG = True  # the same, said once
-IMPORT_EXPORT_ESCAPE_FORMULAE_ON_EXPORT = True
 IMPORT_EXPORT_USE_TRANSACTIONS = True  # an import happens as a whole, or not at all
 
 LOGIN_URL = "login"

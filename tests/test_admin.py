@@ -83,16 +83,23 @@ async def test_a_calls_page_tells_its_story(operator, page):
     await alice.ask("hangup", call=call)
     text = await operator.get(f"calls/call/{call}/change/")
     story = re.findall(r'<span class="words">([^<]+)</span>', text)
+    facts = dict(re.findall(r"<div><dt>([^<]+)</dt><dd>([^<]+)</dd></div>", text))
+    assert facts["State"] == "Completed"
+    assert all(re.fullmatch(r"[\d:]+", facts[name]) for name in ("Answered", "Ended", "Lasted"))
+    assert re.fullmatch(r"\d+\.\d s", facts["Rang for"])
+    assert re.findall(r'data-label="Device">([^<]+)<', text) == ["Laptop", "Phone"]
+    assert re.search(r"<time>\d\d:\d\d:\d\d<small>\.\d{3}</small></time>", text)
     assert 'name="_save"' not in text
     assert story == ["alice called bob from Laptop", "bob answered on Phone", "alice hung up on Laptop"]
 
 
-async def test_signing_out_a_device_closes_its_page(operator, page):
-    phone, laptop = await page("bob", "Phone"), await page("bob", "Laptop")
-    assert "1 signed out." in await operator.act("devices/device/", "sign_out", phone.device)
-    assert await phone.closed() == 4401
+async def test_signing_out_the_selected_devices_closes_their_pages_within_a_second_and_no_other(operator, page):
+    phone, laptop, other = await page("bob", "Phone"), await page("bob", "Laptop"), await page("carol")
+    chosen = ("devices/device/", "sign_out", phone.device, other.device)
+    assert "2 signed out." in await operator.act(*chosen)
+    assert [await phone.closed(1), await other.closed(1)] == [4401, 4401]
     assert (await laptop.ping())["t"] == "pong"
-    assert "0 signed out. 1 had been" in await operator.act("devices/device/", "sign_out", phone.device)
+    assert "0 signed out. 2 had been" in await operator.act(*chosen)
 
 
 @pytest.mark.parametrize("path", [

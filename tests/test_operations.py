@@ -98,6 +98,19 @@ async def test_figures_count_calls_races_answers_and_commands(page, people):
     assert after["callplatform_sockets"] == 4
 
 
+def test_the_figures_say_how_late_the_clock_is(people):
+    operator = Client()
+    operator.force_login(people["operator"])
+    late = clock.Clock()
+    late.ticked -= 7.5
+    late.tick()
+    seen = figures(operator.get("/metrics").content.decode())
+    assert 7.5 - conf.get("CLOCK_S") <= seen["callplatform_clock_lag_seconds"] < 30
+    assert abs(timezone.now().timestamp() - seen["callplatform_clock_last_tick_timestamp_seconds"]) < 30
+    late.tick()
+    assert figures(operator.get("/metrics").content.decode())["callplatform_clock_lag_seconds"] == 0
+
+
 async def test_a_view_that_was_missed_counts_as_repaired(page):
     from prometheus_client import REGISTRY
 

@@ -2,12 +2,15 @@
 
 import csv
 import datetime as dt
+import gc
 import io
 import re
+import tracemalloc
+import uuid
 from typing import get_args
 
 import pytest
-from asgiref.sync import sync_to_async
+from asgiref.sync import async_to_sync, sync_to_async
 from auditlog.models import LogEntry
 from django.contrib.auth import get_user_model
 from django.contrib.auth.models import Group, Permission
@@ -17,10 +20,11 @@ from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
+from openpyxl import load_workbook
 
 from calls import machine, protocol, refusals, switchboard
 from calls.admin import story
-from calls.models import Call, Refusal
+from calls.models import Call, Leg, Refusal
 from devices.models import Device, Line, LineGroup
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -200,10 +204,13 @@ async def test_limits_and_multi_device_are_changed_on_many_lines_at_once(ask, pa
     assert [(line.max_incoming, line.multi_device, line.max_outgoing) for line in lines] == [(3, False, None)] * 2
 
 
-async def test_all_devices_of_a_user_are_signed_out_together(ask, page, people):
+@pytest.mark.parametrize("path", ["devices/device/", "devices/line/"])
+async def test_all_devices_of_a_user_are_signed_out_together(ask, page, people, path):
     phone, laptop, other = await page("bob", "Phone"), await page("bob", "Laptop"), await page("alice")
-    await ask("devices/device/", action="sign_out_all", _selected_action=[phone.device])
-    assert [await phone.closed(), await laptop.closed()] == [4401, 4401]
+    chosen = {"devices/device/": phone.device, "devices/line/": people["bob"].pk}[path]
+    said = await ask(path, action="sign_out_all", _selected_action=[chosen])
+    assert re.search(r"2 (of 1 user )?signed out\.", said)
+    assert [await phone.closed(1), await laptop.closed(1)] == [4401, 4401]
     assert (await other.ping())["t"] == "pong"
 
 
@@ -262,8 +269,18 @@ def test_every_reason_has_words():
 # ── roles ──
 
 
+def saved(response):
+    """The whole of a file that is sent in parts."""
+
+    async def parts():
+        return b"".join([part async for part in response])
+
+    assert response.streaming, response.content.decode()
+    return async_to_sync(parts)()
+
+
 def rows_of(response):
-    return list(csv.DictReader(io.StringIO(response.content.decode())))
+    return list(csv.DictReader(io.StringIO(saved(response).decode())))
 
 
 async def test_a_viewer_sees_everything_and_changes_nothing(in_role, page, people):
@@ -286,10 +303,14 @@ async def test_a_viewer_sees_everything_and_changes_nothing(in_role, page, peopl
             f"devices/line/{line}/change/": {"max_incoming": 9},
             f"calls/call/{call}/end/": {"note": "x"},
             "devices/line/import/": {},
+            "devices/line/process_import/": {"format": "0", "import_file_name": "x", "original_file_name": "x"},
+            f"devices/device/{phone.device}/change/": {"name": "Mine"},
+            f"auth/user/{people['dave'].pk}/change/": {"username": "dave", "is_superuser": "on"},
+            "auth/user/add/": {"username": "mine", "password1": "long enough", "password2": "long enough"},
             "devices/linegroup/add/": {"name": "Mine"},
         }  # fmt: skip
         for path, data in posts.items():
-            viewer.post(f"/admin/{path}", data)
+            assert viewer.post(f"/admin/{path}", data).status_code in (302, 403), path
         for path, action, key in (
             ("devices/line/", "change_many", line), ("devices/line/", "sign_out_all", line),
             ("devices/device/", "sign_out", phone.device), ("devices/device/", "sign_out_all", phone.device),
@@ -302,6 +323,10 @@ async def test_a_viewer_sees_everything_and_changes_nothing(in_role, page, peopl
         assert Line.objects.get(pk=line).multi_device
         assert Call.objects.get(pk=call).state == "active"
         assert not LineGroup.objects.exists()
+        assert Device.objects.get(pk=phone.device).name == "Phone"
+        people["dave"].refresh_from_db()
+        assert not people["dave"].is_superuser
+        assert not get_user_model()._default_manager.filter(username="mine").exists()
 
     await sync_to_async(walk)()
     assert (await phone.ping())["t"] == "pong"
@@ -321,8 +346,24 @@ def test_an_operator_changes_lines_and_sees_who_did_but_no_accounts(in_role, peo
     operator = in_role("operator")
     for path in ("devices/line/", "auditlog/logentry/", "devices/line/import/"):
         assert operator.get(f"/admin/{path}").status_code == 200, path
-    for path in ("auth/user/", "auth/group/", "devices/linegroup/add/"):
+    for path in ("auth/user/", "auth/user/add/", "auth/group/", "auth/group/add/", "devices/linegroup/add/"):
         assert operator.get(f"/admin/{path}").status_code == 403, path
+        assert operator.post(f"/admin/{path}", {"name": "Mine", "username": "mine"}).status_code == 403, path
+
+
+async def test_nothing_is_done_for_a_form_of_another_site(page, people):
+    call, *_ = await a_call(page)
+    tricked = Client(enforce_csrf_checks=True)
+
+    def post():
+        tricked.force_login(people["operator"])
+        for path in (f"calls/call/{call}/end/", "calls/call/", "devices/device/", "devices/line/",
+                     "devices/line/import/", "devices/line/process_import/", "calls/call/export/"):  # fmt: skip
+            assert tricked.post(f"/admin/{path}", {"action": "end_call"}).status_code == 403, path
+        assert tricked.get(f"/admin/calls/call/{call}/end/").status_code == 403  # nor for a link
+        assert Call.objects.get(pk=call).state == "active"
+
+    await sync_to_async(post)()
 
 
 def test_an_administrator_gives_roles_but_no_more_than_they_have(in_role, people):
@@ -417,6 +458,27 @@ def test_a_file_with_bad_rows_changes_nothing_until_it_is_mended(operator, peopl
     assert found == {"alice": (3, True), "bob": (2, False), "carol": (0, False)}
 
 
+def test_a_preview_is_confirmed_as_it_was_shown_once_it_fits_or_not_at_all(operator, people, monkeypatch):
+    def lines():
+        return dict(Line.objects.values_list("user__username", "max_incoming"))
+
+    preview = upload(operator, "user,max_incoming\nbob,2\n")
+    form = preview.context["confirm_form"].initial
+    forged = form | {"import_file_name": "/etc/passwd"}
+    for asked in (forged, form | {"import_file_name": form["import_file_name"][:-1]}):
+        said = operator.post("/admin/devices/line/process_import/", asked, follow=True).content.decode()
+        assert "Nothing was changed: this preview is too old." in said
+    assert lines() == {"bob": None}
+    assert "1 updated" in confirm(operator, preview).content.decode()
+    assert "0 updated" in confirm(operator, preview).content.decode()  # pressed twice
+    preview = upload(operator, "user,max_incoming\nbob,3\ncarol,3\n")
+    people["carol"].delete()
+    assert "Nothing was changed: the file does not fit any more." in confirm(operator, preview).content.decode()
+    assert lines() == {"bob": 2}
+    monkeypatch.setattr("calls.admin.line_files.MAX_FILE", 10)
+    assert "split it, or leave columns out." in upload(operator, "user,max_incoming\nbob,3\n").content.decode()
+
+
 async def test_a_long_file_is_read_and_written_in_a_few_statements_and_told(operator, page, people):
     def statements(number):
         users = [get_user_model()(username=f"user{number}-{n}") for n in range(number)]
@@ -454,9 +516,9 @@ def test_exported_lines_can_be_imported_again(operator, people, format):
     group = LineGroup.objects.create(name="Sales", max_incoming=5)
     until = timezone.now().replace(microsecond=0)
     Line.objects.filter(user=people["bob"]).update(group=group, edition="until", edition_until=until, max_outgoing=0)
-    exported = operator.post("/admin/devices/line/export/", {"format": format})
+    exported = saved(operator.post("/admin/devices/line/export/", {"format": format}))
     Line.objects.filter(user=people["bob"]).update(group=None, edition="", edition_until=None, max_outgoing=7)
-    file = SimpleUploadedFile("lines", exported.content)
+    file = SimpleUploadedFile("lines", exported)
     preview = operator.post("/admin/devices/line/import/", {"format": format, "import_file": file})
     assert preview.context.get("confirm_form") is not None
     confirm(operator, preview)
@@ -467,8 +529,81 @@ def test_exported_lines_can_be_imported_again(operator, people, format):
 async def test_calls_are_exported_as_they_are_filtered(page, operator):
     call, *_ = await a_call(page)
     response = await sync_to_async(operator.post)("/admin/calls/call/export/?state=live", {"format": "0"})
-    (row,) = rows_of(response)
+    (row,) = await sync_to_async(rows_of)(response)
     assert (row["id"], row["caller"], row["callees"], row["state"]) == (call, "alice", "bob", "active")
+
+
+def test_a_long_list_is_sent_while_it_is_read_and_takes_no_memory_for_it(operator, people, monkeypatch):
+    monkeypatch.setattr("calls.admin.exports.ROWS", 50)
+    now, bob = timezone.now(), people["bob"]
+
+    def more_devices(number):
+        when = {"logged_in_at": now, "last_seen_at": now, "online_until": now}
+        Device.objects.bulk_create([Device(user=bob, name="Phone", **when) for _ in range(number)])
+
+    def more_calls(number):
+        ended = {"v": 2, "kind": "audio", "state": "ended", "reason": "cancelled", "placed_at": now, "ended_at": now}
+        calls = Call.objects.bulk_create([Call(id=uuid.uuid4(), host=bob, **ended) for _ in range(number)])
+        Leg.objects.bulk_create([Leg(call=call, user=bob, username="bob", dir="out", state="left") for call in calls])
+
+    async def read(response):
+        gc.collect()
+        gc.disable()  # it comes rarely while sockets are served: nothing may wait for it
+        tracemalloc.start()
+        try:
+            sizes = [part.count(b"\n") async for part in response]
+            return sizes, tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+            gc.enable()
+
+    def export(path, number):
+        page = operator.get(f"/admin/{path}export/").content.decode()
+        assert f"{number:,} rows, as the list is filtered." in page
+        sizes, peak = async_to_sync(read)(operator.post(f"/admin/{path}export/", {"format": "0"}))
+        assert sum(sizes) == number + 1
+        assert max(sizes) == 50
+        return peak
+
+    for path, more in (("devices/device/", more_devices), ("calls/call/", more_calls)):
+        more(100)
+        export(path, 100)  # what is remembered from here on
+        few = export(path, 100)
+        more(900)
+        assert export(path, 1000) < 1.5 * few
+
+
+def test_a_workbook_has_its_bound_and_says_so(operator, people, monkeypatch):
+    monkeypatch.setattr("calls.admin.exports.MAX_IN_WORKBOOK", 3)
+    Line.make([user.pk for user in people.values()])
+    refused = operator.post("/admin/devices/line/export/", {"format": "1"}).content.decode()
+    assert "5 rows are too many for a workbook: take CSV, or narrow the list." in refused
+    assert len(rows_of(operator.post("/admin/devices/line/export/", {"format": "0"}))) == 5
+    few = saved(operator.post("/admin/devices/line/export/?q=bob", {"format": "1"}))
+    head, bob = load_workbook(io.BytesIO(few)).active.values
+    assert (head[0], bob[0]) == ("user", "bob")
+
+
+def test_no_cell_of_a_file_is_taken_for_a_formula_nor_gives_a_session_away(operator, people):
+    people["bob"].username = "@bob"
+    people["bob"].save()
+    now = timezone.now()
+    Device.objects.create(
+        user=people["bob"], name='=HYPERLINK("http://x")', session_key="the-key-of-a-session", logged_in_at=now,
+        last_seen_at=now, online_until=now, push={"endpoint": "https://push.example/secret"},
+    )  # fmt: skip
+    for format in ("0", "1"):
+        file = saved(operator.post("/admin/devices/device/export/", {"format": format}))
+        rows = (
+            load_workbook(io.BytesIO(file)).active.values if format == "1" else csv.reader(io.StringIO(file.decode()))
+        )
+        head, device = rows
+        assert list(device[1:3]) == ["'@bob", '\'=HYPERLINK("http://x")']
+        assert not {"session_key", "push"} & set(head)
+    lines = saved(operator.post("/admin/devices/line/export/?q=bob", {"format": "0"})).decode()
+    assert "'@bob,1,0,,,,," in lines
+    confirm(operator, upload(operator, lines.replace("'@bob,1,0,,", "'@bob,1,0,4,")))
+    assert Line.objects.get(user=people["bob"]).max_incoming == 4
 
 
 # ── groups and editions ──

@@ -1,21 +1,29 @@
 """What the operator's pages share: pages that only show, lists that cost the same however much there is, exports."""
 
+import html
 from functools import cached_property
 from typing import Any
 
-from django.contrib import admin, messages
+from django import forms
+from django.contrib import admin
+from django.contrib.admin import helpers
 from django.contrib.admin.views.main import ChangeList
 from django.contrib.auth import get_user_model
+from django.core.exceptions import PermissionDenied
 from django.core.paginator import Paginator
 from django.db.models import Q, QuerySet
+from django.forms.utils import ErrorList
 from django.http import HttpRequest, HttpResponse
-from django.shortcuts import redirect
+from django.http.response import HttpResponseBase
+from django.template.response import TemplateResponse
+from django.utils.safestring import SafeString, mark_safe
 from import_export.admin import ExportMixin
 from import_export.formats.base_formats import CSV, XLSX
 from import_export.forms import ExportForm
 
-MAX_COUNTED = 5_000  # rows of a list that are counted; whoever looks for more narrows the list
-MAX_EXPORTED = 100_000  # rows in one file
+from calls.admin import exports
+
+MAX_COUNTED = 2_000  # rows of a list that are counted; whoever looks for more narrows the list
 MAX_PEOPLE = 1000  # people that a search for a name takes into account
 
 
@@ -48,6 +56,40 @@ class PanelList(ChangeList):
         super().get_results(request)
 
 
+class Plain:
+    """An input without a template: a list has a hundred of them, and half of its time would go into their templates."""
+
+    def _render(self, template_name: str, context: dict[str, Any], renderer: Any = None) -> SafeString:
+        widget = context["widget"]
+        said = {"type": widget["type"], "name": widget["name"], "value": widget["value"], **widget["attrs"]}
+        return mark_safe(f"<input{''.join(_attribute(name, value) for name, value in said.items())}>")  # noqa: S308
+
+
+def _attribute(name: str, value: Any) -> str:
+    if value is None or value is False:
+        return ""
+    return f" {name}" if value is True else f' {name}="{html.escape(str(value))}"'
+
+
+class PlainNumber(Plain, forms.NumberInput):
+    pass
+
+
+class PlainCheckbox(Plain, forms.CheckboxInput):
+    pass
+
+
+class PlainHidden(Plain, forms.HiddenInput):
+    pass
+
+
+class Errors(ErrorList):
+    """Nothing is said with nothing, and not with an empty template."""
+
+    def render(self, *args: Any, **kwargs: Any) -> SafeString:
+        return super().render(*args, **kwargs) if self else SafeString("")
+
+
 class PanelAdmin(admin.ModelAdmin):
     """A list of any length."""
 
@@ -58,6 +100,10 @@ class PanelAdmin(admin.ModelAdmin):
 
     def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
         return PanelList
+
+    def action_checkbox(self, obj: Any) -> SafeString:
+        attrs = {"class": "action-select", "aria-label": f"Select this object for an action - {obj}"}
+        return PlainCheckbox(attrs, lambda value: False).render(helpers.ACTION_CHECKBOX_NAME, str(obj.pk))
 
     def changelist_view(self, request: HttpRequest, extra_context: Any = None) -> HttpResponse:
         title = str(self.opts.verbose_name_plural)
@@ -78,20 +124,31 @@ class Exported(ExportMixin):
     """A list that can be saved as CSV or XLSX, as it is filtered."""
 
     formats = [CSV, XLSX]
-    export_form_class = ExportForm
+    export_template_name = "admin/export.html"
 
     def has_export_permission(self, request: HttpRequest) -> bool:
         """The library lets every member of staff save a list: here only who may see it."""
         return bool(self.has_view_permission(request))
 
-    def export_action(self, request: HttpRequest) -> HttpResponse:
+    def export_action(self, request: HttpRequest) -> HttpResponseBase:
+        """The library's page, but a file that goes out while it is made: a list may have a million rows."""
+        if not self.has_export_permission(request):
+            raise PermissionDenied
+        formats, resources = self.get_export_formats(), self.get_export_resource_classes(request)
+        form = ExportForm(formats, resources, data=request.POST or None)
         rows = self.get_export_queryset(request)
-        if rows.order_by()[: MAX_EXPORTED + 1].count() > MAX_EXPORTED:
-            self.message_user(
-                request, f"More than {MAX_EXPORTED:,} rows: narrow the list with its filters first.", messages.ERROR
-            )
-            return redirect(f"../?{request.GET.urlencode()}")
-        return super().export_action(request)
+        number = rows.order_by().count()
+        if form.is_valid():
+            file_format = formats[int(form.cleaned_data["format"])]()
+            resource, name = resources[0](), self.get_export_filename(request, rows, file_format)
+            if isinstance(file_format, CSV):
+                return exports.csv_response(resource, rows, name)
+            if number <= exports.MAX_IN_WORKBOOK:
+                return exports.xlsx_response(resource, rows, name)
+            form.add_error("format", f"{number:,} rows are too many for a workbook: take CSV, or narrow the list.")
+        context = self.init_request_context_data(request, form)
+        context |= {"number": f"{number:,}", "most": f"{exports.MAX_IN_WORKBOOK:,}"}
+        return TemplateResponse(request, self.export_template_name, context)
 
 
 def people_named(term: str) -> QuerySet[Any]:

@@ -3,23 +3,33 @@
 However many rows there are, people, groups and lines are read together, and written together under the lines' locks.
 """
 
+import base64
+import zlib
 from typing import Any
 
 from django import forms
 from django.contrib.auth import get_user_model
+from django.core import signing
 from django.db.models import QuerySet
 from django.http import HttpRequest
 from import_export import resources
 from import_export.fields import Field
+from import_export.forms import ImportForm
+from import_export.tmp_storages import BaseStorage
 from import_export.widgets import ForeignKeyWidget
 
 from calls import audit
+from calls.admin.exports import unquoted
 from devices.models import Line, LineGroup
 
 LIMITS = ("max_incoming", "max_outgoing")
 SWITCHES = ("multi_device", "may_switch")
 YES, NO = ("1", "true", "on", "yes"), ("0", "false", "off", "no")
 BATCH = 1000  # rows written by one statement
+MAX_FILE = (
+    1_800_000  # bytes: between preview and confirmation it is a field of a form, and Django takes 2.5 MB of these
+)
+KEPT_S = 3600  # that a preview can be confirmed
 
 
 class LineResource(resources.ModelResource):
@@ -141,6 +151,34 @@ class LineResource(resources.ModelResource):
         return PlainDiff
 
 
+class LineImportForm(ImportForm):
+    def clean_import_file(self) -> Any:
+        file = self.cleaned_data["import_file"]
+        if file.size > MAX_FILE:
+            raise forms.ValidationError(
+                f"The file has {file.size / 1e6:.1f} MB, and may have {MAX_FILE / 1e6}: split it, or leave columns out."
+            )
+        return file
+
+
+class InThePage(BaseStorage):
+    """Where a file is between its preview and its confirmation: in the page, packed and signed, and so with whichever
+    process is asked next. The library's way leaves it on one machine's disk, for ever when nobody confirms."""
+
+    def save(self, data: bytes) -> None:
+        packed = base64.urlsafe_b64encode(zlib.compress(data)).decode()
+        self.name = signing.TimestampSigner(salt="lines").sign(packed)
+
+    def read(self) -> bytes | str:
+        """Raises BadSignature when it is too old, or another than was previewed."""
+        packed = signing.TimestampSigner(salt="lines").unsign(self.name, max_age=KEPT_S)
+        data = zlib.decompress(base64.urlsafe_b64decode(packed))
+        return data.decode(self.encoding) if self.encoding else data
+
+    def remove(self) -> None:
+        """Nothing is left."""
+
+
 def write(request: HttpRequest, lines: list[Line], columns: list[str]) -> None:
     """Makes or changes these lines, in these columns only: what else is in a line may have changed meanwhile."""
     people = {line.user_id: line.user for line in lines}
@@ -169,4 +207,4 @@ def _shown(value: Any) -> str:
 
 
 def _text(value: Any) -> str:
-    return str("" if value is None else value).strip()
+    return unquoted(str("" if value is None else value).strip())

@@ -7,10 +7,12 @@ from django.contrib import admin, messages
 from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
 from django.contrib.admin.views.main import ChangeList
 from django.contrib.admin.widgets import AdminSplitDateTime
+from django.core.signing import BadSignature
 from django.db import transaction
 from django.db.models import Count, Exists, F, OuterRef, Q, QuerySet, Value
 from django.db.models.functions import Coalesce
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import redirect
 from django.template.response import TemplateResponse
 from django.urls import reverse
 from django.utils import timezone
@@ -20,13 +22,21 @@ from import_export.admin import ImportExportMixin
 from import_export.results import RowResult
 
 from calls import audit, conf, switchboard
-from calls.admin.base import Exported, PanelAdmin, PanelList, people_named
-from calls.admin.line_files import LineResource
+from calls.admin.base import (
+    Errors,
+    Exported,
+    PanelAdmin,
+    PanelList,
+    PlainCheckbox,
+    PlainHidden,
+    PlainNumber,
+    people_named,
+)
+from calls.admin.line_files import LIMITS, InThePage, LineImportForm, LineResource
 from calls.facts import limit
 from calls.models import LIVE, Leg
 from devices.models import Device, Line, LineGroup, Rules
 
-LIMITS = ("max_incoming", "max_outgoing")
 SAID_BY = {"line": "this line", "group": "its group", "platform": "the platform"}
 MAX_AT_ONCE = 1000  # lines that one action changes; for everybody there are groups, the platform's limits, the import
 GATE = {"not_included": "not included", "expired": "ran out"}
@@ -48,6 +58,21 @@ class LineRow(forms.ModelForm):
             if field in self.fields:
                 value, whose = inherited(self.instance, field)
                 self.fields[field].widget.attrs |= {"placeholder": value, "title": f"Empty: {value}, {whose}"}
+
+
+class ListedLine(LineRow):
+    """The same, drawn for many at once."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{**kwargs, "error_class": Errors})
+
+    class Meta:
+        widgets = {
+            "user": PlainHidden,
+            "multi_device": PlainCheckbox,
+            "may_switch": PlainCheckbox,
+            **{field: PlainNumber({"class": "vIntegerField"}) for field in LIMITS},
+        }
 
 
 class LineList(PanelList):
@@ -93,11 +118,10 @@ class OverLimitFilter(admin.SimpleListFilter):
             case "none":
                 return queryset.exclude(in_a_call)
             case "over" | "at":
-                full = _full(and_at=self.value() == "at").values_list("user", flat=True)
-                keys = list(full.order_by("user")[: MAX_AT_ONCE + 1])
-                if len(keys) > MAX_AT_ONCE and request.method == "GET":
+                full = _full(and_at=self.value() == "at").values_list("user", flat=True).order_by("user")
+                if request.method == "GET" and full[: MAX_AT_ONCE + 1].count() > MAX_AT_ONCE:
                     messages.warning(request, f"More than {MAX_AT_ONCE:,} lines: the first {MAX_AT_ONCE:,} are shown.")
-                return queryset.filter(pk__in=keys[:MAX_AT_ONCE])
+                return queryset.filter(pk__in=full[:MAX_AT_ONCE])
         return queryset
 
 
@@ -141,9 +165,13 @@ class ManyForm(forms.Form):
     multi_device = forms.ChoiceField(choices=SWITCH, required=False, label="Multi-device")
     may_switch = forms.ChoiceField(choices=SWITCH, required=False, label="The user may switch it")
     max_incoming = forms.ChoiceField(choices=LIMIT, required=False, label="Incoming limit")
-    max_incoming_number = forms.IntegerField(min_value=0, max_value=32767, required=False, label="Calls at a time")
+    max_incoming_number = forms.IntegerField(
+        min_value=0, max_value=32767, required=False, label="Incoming calls at a time"
+    )
     max_outgoing = forms.ChoiceField(choices=LIMIT, required=False, label="Outgoing limit")
-    max_outgoing_number = forms.IntegerField(min_value=0, max_value=32767, required=False, label="Calls at a time")
+    max_outgoing_number = forms.IntegerField(
+        min_value=0, max_value=32767, required=False, label="Outgoing calls at a time"
+    )
     edition = forms.ChoiceField(
         choices=[("", "Leave as it is"), ("inherit", "Inherit"), *Rules.Edition.choices],
         required=False, label="Multi-device edition",
@@ -196,6 +224,9 @@ class LineAdmin(ImportExportMixin, Exported, PanelAdmin):
     """Who may do what. Empty limits are inherited; a change holds for the next call."""
 
     resource_classes = [LineResource]
+    import_template_name = "admin/devices/line/import.html"
+    import_form_class = LineImportForm
+    tmp_storage_class = InThePage
     form = LineRow
     list_display = (
         "person", "online", "live_calls", "max_incoming", "max_outgoing", "multi_device", "may_switch", "included",
@@ -222,7 +253,7 @@ class LineAdmin(ImportExportMixin, Exported, PanelAdmin):
         return LineList
 
     def get_changelist_form(self, request: HttpRequest, **kwargs: Any) -> Any:
-        return super().get_changelist_form(request, **{"form": LineRow} | kwargs)
+        return super().get_changelist_form(request, **{"form": ListedLine} | kwargs)
 
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[Line], search_term: str
@@ -305,8 +336,20 @@ class LineAdmin(ImportExportMixin, Exported, PanelAdmin):
             super().save_model(request, obj, form, change)
         transaction.on_commit(lambda: switchboard.tell_line(obj))  # the admin wraps its views in a transaction
 
+    def process_import(self, request: HttpRequest, **kwargs: Any) -> HttpResponse:
+        try:
+            return super().process_import(request, **kwargs)
+        except BadSignature:
+            messages.error(request, "Nothing was changed: this preview is too old. Choose the file again.")
+            return redirect("admin:devices_line_import")
+
     def process_result(self, result: Any, request: HttpRequest) -> Any:
         """What was imported is told to the devices that it concerns."""
+        if (
+            result.has_errors() or result.has_validation_errors()
+        ):  # somebody changed what it refers to, since the preview
+            messages.error(request, "Nothing was changed: the file does not fit any more. Choose it again to see why.")
+            return redirect("admin:devices_line_import")
         changed = [row.object_id for row in result.rows if row.import_type in _WRITTEN]
         switchboard.tell_lines(Q(pk__in=changed))
         return super().process_result(result, request)
@@ -342,7 +385,10 @@ class LineAdmin(ImportExportMixin, Exported, PanelAdmin):
         }
         return TemplateResponse(request, "admin/devices/line/change_many.html", context)
 
-    @admin.action(description="Sign out all devices of the selected", permissions=["change"])
+    def has_sign_out_permission(self, request: HttpRequest) -> bool:
+        return request.user.has_perm("devices.change_device")
+
+    @admin.action(description="Sign out all devices of the selected", permissions=["sign_out"])
     def sign_out_all(self, request: HttpRequest, queryset: QuerySet[Line]) -> None:
         devices = Device.objects.filter(user__in=queryset.values("user"), signed_out_at=None)
         signed_out = sign_out(request, devices)

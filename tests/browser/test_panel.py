@@ -11,6 +11,7 @@ from playwright.sync_api import expect
 
 from tests.browser.served import PASSWORD
 
+LINES = "user,max_incoming,multi_device\nbob,4,1\ncarol,3,0\n"
 SOON = 3000  # ms: within a second, on a machine that does much else
 
 
@@ -107,27 +108,26 @@ def test_a_live_call_is_ended_and_both_screens_say_so_and_a_device_is_signed_out
     expect(bob.page.get_by_role("alertdialog")).to_contain_text("signed out", timeout=SOON, ignore_case=True)
 
 
+def choose_file(operator, path, text):
+    path.write_text(text)
+    page = operator.opens("devices/line/import/")
+    page.locator("input[type=file]").set_input_files(path)
+    page.locator("select[name=format]").select_option(label="csv")
+    page.get_by_role("button", name="Submit").click()
+    expect(page.locator(".import-preview")).to_be_visible()
+    return page
+
+
 def test_a_file_with_two_bad_rows_changes_nothing_until_it_is_mended(operator, line, tmp_path):
     for name in ("bob", "carol"):
         line(name)
-    good = "user,max_incoming,multi_device\nbob,4,1\ncarol,3,0\n"
-    file = tmp_path / "lines.csv"
-
-    def choose(text):
-        file.write_text(text)
-        page = operator.opens("devices/line/import/")
-        page.locator("input[type=file]").set_input_files(file)
-        page.locator("select[name=format]").select_option(label="csv")
-        page.get_by_role("button", name="Submit").click()
-        return page
-
-    page = choose(good + "nobody,1,0\ndave,lots,0\n")
+    page = choose_file(operator, tmp_path / "lines.csv", LINES + "nobody,1,0\ndave,lots,0\n")
     expect(page.locator(".import-preview")).to_contain_text("There is no user 'nobody'")
     expect(page.locator(".import-preview")).to_contain_text("'lots' is not a number of calls")
     assert page.get_by_role("button", name="Confirm import").count() == 0
     page = operator.opens("devices/line/?q=bob")
     expect(operator.row("bob").locator("input[name$=max_incoming]")).to_have_value("")
-    page = choose(good)
+    page = choose_file(operator, tmp_path / "lines.csv", LINES)
     expect(page.locator(".import-preview")).to_contain_text("empty → 4")
     page.get_by_role("button", name="Confirm import").click()
     expect(page.locator(".messagelist")).to_contain_text("2 updated")
@@ -180,19 +180,38 @@ def test_the_wallboard_shows_a_call_as_it_rings_and_is_answered(operator, alice,
 
 # ── pictures ──
 
+FADED = "Promise.all(document.getAnimations().map(each => each.finished)).then(() => {})"
+VARIANTS = [(theme, width) for width in (1280, 360) for theme in ("light", "dark")]
+
 
 @pytest.fixture
-def pictures(tmp_path):
-    wanted = os.environ.get("SCREENS")
-    path = Path(__file__).resolve().parent.parent.parent / wanted if wanted else tmp_path
-    path.mkdir(parents=True, exist_ok=True)
-    return path
+def take():
+    """Takes the pictures of a page, if they are wanted; at the width of a phone it must not scroll sideways. The
+    documentation has them all, and no others."""
+    wanted, taken = os.environ.get("SCREENS"), set()
+    root = Path(__file__).resolve().parent.parent.parent
+    path = root / (wanted or "")
+
+    def pictures(page, name, settle=lambda: None):
+        for theme, width in VARIANTS if wanted else VARIANTS[-1:]:
+            page.emulate_media(color_scheme=theme)
+            page.set_viewport_size({"width": width, "height": 800})
+            settle()
+            page.evaluate(FADED)
+            seen = page.evaluate("[document.documentElement.scrollWidth, document.documentElement.clientWidth]")
+            assert seen[0] <= seen[1], (name, width, seen)
+            taken.update(f"panel-{name}-{theme}-{width}.png" for theme, width in VARIANTS)
+            if wanted:
+                page.screenshot(path=path / f"panel-{name}-{theme}-{width}.png", full_page=width == 1280)
+
+    yield pictures
+    assert {kept.name for kept in (root / "docs" / "screens").glob("panel-*.png")} == taken
 
 
-@pytest.mark.timeout(600)  # forty pages
-def test_pictures_of_the_panel(site, chromium, operator, alice, bob, line, pictures):
-    line("bob")
-    site.line("carol", "--max-incoming", "3")
+@pytest.mark.timeout(600)  # all pages, four times each when they are wanted
+def test_pictures_of_the_panel(site, chromium, operator, alice, bob, line, take, tmp_path):
+    for name in ("bob", "carol"):
+        line(name)
     alice.calls("bob", "audio")
     bob.rings().answers()
     alice.has_media(video=False)
@@ -200,24 +219,70 @@ def test_pictures_of_the_panel(site, chromium, operator, alice, bob, line, pictu
     expect(bob.title).to_have_text("Call ended")
     alice.page.reload()
     alice.is_online().calls("bob", "audio")
-    bob.rings()
-    call = operator.opens("calls/call/?state=ended").locator("#result_list tbody th a").first.get_attribute("href")
-    bobs = operator.opens("devices/line/?q=bob").locator("#result_list tbody th a").first.get_attribute("href")
+    bob.rings().answers()
+    alice.has_media(video=False)
+    page = operator.page
+
+    page.set_viewport_size({"width": 360, "height": 800})  # a limit is set on a phone
+    operator.opens("devices/line/")
+    operator.row("carol").locator("input[name$=max_incoming]").fill("3")
+    page.get_by_role("button", name="Save").click()
+    expect(page.locator(".messagelist")).to_contain_text("1 line was changed successfully")
+    operator.opens("devices/linegroup/add/")
+    page.get_by_label("Name").fill("Sales")
+    page.get_by_label("Incoming limit").fill("2")
+    page.get_by_role("button", name="Save", exact=True).click()
+    expect(page.locator(".messagelist")).to_contain_text("was added successfully")
+
+    def link(path):
+        """The first row's own page."""
+        href = operator.opens(path).locator("#result_list tbody a[href*='/change/']").first.get_attribute("href")
+        return href.removeprefix("/admin/").partition("?")[0]
+
     pages = {
-        "index": "", "lines": "devices/line/", "line": bobs.removeprefix("/admin/"), "devices": "devices/device/",
-        "calls": "calls/call/", "call": call.removeprefix("/admin/"), "changes": "auditlog/logentry/",
-        "wallboard": "wallboard/",
-        "groups": "devices/linegroup/add/", "import": "devices/line/import/", "export": "calls/call/export/",
+        "index": "", "lines": "devices/line/", "line": link("devices/line/?q=bob"), "devices": "devices/device/",
+        "device": link("devices/device/?q=bob"),
+        "calls": "calls/call/", "call": link("calls/call/?state=ended"), "call-live": link("calls/call/?state=live"),
+        "changes": "auditlog/logentry/", "groups": "devices/linegroup/", "group": link("devices/linegroup/"),
+        "accounts": "auth/user/", "account": link("auth/user/?q=bob"), "account-new": "auth/user/add/",
+        "password": "password_change/", "import": "devices/line/import/", "export": "calls/call/export/",
     }  # fmt: skip
-    kept = "SCREENS" in os.environ  # else once through each page is enough
-    for theme in ("light", "dark") if kept else ("dark",):
-        operator.page.emulate_media(color_scheme=theme)
-        for width in (1280, 360) if kept else (360,):
-            operator.page.set_viewport_size({"width": width, "height": 800})
-            for name, path in pages.items():
-                page = operator.opens(path)
-                if name == "wallboard":
-                    expect(page.get_by_role("status")).to_have_text("Live, counted every second.")
-                    expect(page.locator(".u-wrap canvas")).to_have_count(3)
-                page.screenshot(path=pictures / f"panel-{name}-{theme}-{width}.png", full_page=width == 1280)
-    site.line("carol", "--max-incoming", "default")
+    for name, path in pages.items():
+        operator.opens(path)
+        take(page, name)
+
+    def settled():
+        operator.opens("wallboard/")  # its plots take the colours that they find
+        expect(page.get_by_role("status")).to_have_text("Live, counted every second.")
+        expect(page.locator(".u-wrap canvas")).to_have_count(3)
+
+    take(page, "wallboard", settled)
+    operator.opens("devices/line/")
+    for box in page.locator("#result_list .action-select").all()[:2]:
+        box.check()
+    page.get_by_label("Action:").select_option(label="Change limits, multi-device or group…")
+    page.get_by_role("button", name="Go").click()
+    expect(page.get_by_role("heading", name="Change 2 lines")).to_be_visible()
+    take(page, "lines-many")
+    choose_file(operator, tmp_path / "lines.csv", LINES + "nobody,1,0\ndave,lots,0\n")
+    take(page, "import-errors")
+    choose_file(operator, tmp_path / "lines.csv", LINES)
+    take(page, "import-preview")
+    operator.opens(pages["group"].replace("/change/", "/delete/"))
+    take(page, "group-delete")
+    page.get_by_role("button", name="Yes, I’m sure").click()
+    expect(page.locator(".messagelist")).to_contain_text("was deleted successfully")
+
+    context = chromium.new_context()
+    try:
+        stranger = context.new_page()
+        stranger.goto(f"{site.url}/admin/login/")
+        take(stranger, "sign-in")
+        while stranger.get_by_role("button", name="Log in").count():
+            stranger.get_by_label("Username").fill("mallory")
+            stranger.get_by_label("Password").fill("a guess")
+            stranger.get_by_role("button", name="Log in").click()
+        expect(stranger.get_by_role("heading", name="Too many tries")).to_be_visible()
+        take(stranger, "locked")
+    finally:
+        context.close()
