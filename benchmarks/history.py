@@ -109,6 +109,7 @@ def settle(url: str) -> None:
 
 
 def _add(url: str, number: int, who: str, statements: list[str]) -> None:
+    settle(url)  # or it would be taken for a site of hardly anybody
     with psycopg.connect(url, autocommit=True) as db:
         db.execute("set synchronous_commit = off")
         db.execute("set session_replication_role = replica")  # the keys are right: nobody needs to look them up

@@ -66,12 +66,14 @@ class Bench:
     def server(self, stores: Stores, **more: Any) -> contextlib.AbstractContextManager[Process]:
         return stack.server(stores, self.kind, self.cores.server, self.log, **more)
 
-    async def pairs(self, ports: list[int], number: int, devices: int, first: int = 0) -> list[load.Pair]:
+    async def pairs(
+        self, ports: list[int], number: int, devices: int, first: int = 0, cookies: dict[str, str] | None = None
+    ) -> list[load.Pair]:
         """Connected callers and callees."""
         callers = [Device(f"a{first + k}", "caller") for k in range(number)]
         callees = [[Device(f"b{first + k}", f"device {n}") for n in range(devices)] for k in range(number)]
         everybody = [device for k in range(number) for device in (callers[k], *callees[k])]
-        await wire.connect(everybody, ports, self.cookies)
+        await wire.connect(everybody, ports, cookies or self.cookies)
         return [load.Pair(*pair) for pair in zip(callers, callees, strict=True)]
 
     async def bare_pairs(self, bare: Process, number: int) -> list[load.Pair]:
@@ -122,8 +124,8 @@ async def _everything(bench: Bench, stores: Stores) -> None:
         history.settle(stores.database_url)
         await _rounds(bench, stores, parts, pairs, {"server": [bare.pid]}, bare_pairs)
         await _devices(bench, server, parts)
-        await _against(bench, parts, pairs, "live", bench.plan.live, stores)
-        await _against(bench, parts, pairs, "stored", bench.plan.stored, stores)
+        await _against_live(bench, stores, parts, pairs)
+        await _against_stored(bench, stores, parts, pairs)
         await _close(pairs)
 
 
@@ -143,6 +145,7 @@ async def _rounds(
     signals = {"calls_at_once": BUSY}
     steps.append(("signals", signals, lambda: load.closed(pairs[:BUSY], seconds, parts, signals=True)))
     steps.append(("rate", {"calls_per_s": RATE}, lambda: load.at_rate(pairs, RATE, 2 * seconds, parts)))
+    steps.append(("rate_apart", {"calls_per_s": RATE}, lambda: _rate_apart(bench, stores, pairs, parts)))
     steps.append(("bare", {"calls_at_once": BUSY}, lambda: load.closed(bare_pairs, seconds / 2, bare_parts)))
     steps.append(("pgbench", {"calls_at_once": BUSY}, lambda: _pgbench(bench, stores)))
     for number in range(bench.plan.rounds):
@@ -157,6 +160,18 @@ async def _rounds(
             if scenario in ("closed", "signals") and row["calls"]:
                 row["each"] = _used(before, _database(stores), row["calls"] + row["warm_calls"])
             bench.add(scenario, row, **about, round=number)
+
+
+async def _rate_apart(
+    bench: Bench, stores: Stores, pairs: list[load.Pair], parts: dict[str, list[int]]
+) -> dict[str, object]:
+    """The same with PostgreSQL and Redis on the client's core, which has little to do at this rate."""
+    roots = [stores.postgres, stores.redis]
+    stack.pin(roots, bench.cores.client)
+    try:
+        return await load.at_rate(pairs, RATE, 2 * bench.plan.seconds, parts)
+    finally:
+        stack.pin(roots, bench.cores.server)
 
 
 async def _pgbench(bench: Bench, stores: Stores) -> Row:
@@ -178,23 +193,40 @@ async def _devices(bench: Bench, server: Process, parts: dict[str, list[int]]) -
         await _close(pairs)
 
 
-async def _against(
-    bench: Bench, parts: dict[str, list[int]], pairs: list[load.Pair], what: str, number: int, stores: Stores
-) -> None:
-    """The same calls before and after `number` others are there."""
-    add = history.add_live if what == "live" else history.add_ended
+async def _against_live(bench: Bench, stores: Stores, parts: dict[str, list[int]], pairs: list[load.Pair]) -> None:
+    """The same calls before and after others are there that go on."""
     history.settle(stores.database_url)
-    for there in (0, number):
+    for there in (0, bench.plan.live):
         if there:
-            began = time.monotonic()
-            await asyncio.to_thread(add, stores.database_url, number)
-            print(f"  {number} {what} calls made in {time.monotonic() - began:.0f} s", file=sys.stderr)
-        for again in range(max(1, bench.plan.rounds - 2)):
+            await asyncio.to_thread(history.add_live, stores.database_url, there)
+        for number in range(max(1, bench.plan.rounds - 2)):
             await _calm(parts)
-            row = await load.closed(pairs[:BUSY], bench.plan.seconds, parts)
-            bench.add(what, row, there=there, round=again)
-    if what == "live":
-        await asyncio.to_thread(history.remove_live, stores.database_url)  # the sockets are still there
+            bench.add("live", await load.closed(pairs[:BUSY], bench.plan.seconds, parts), there=there, round=number)
+    await asyncio.to_thread(history.remove_live, stores.database_url)  # the sockets are still there
+
+
+async def _against_stored(bench: Bench, stores: Stores, parts: dict[str, list[int]], pairs: list[load.Pair]) -> None:
+    """The same calls on another database of the same PostgreSQL, full of calls that are over, in turn with this one."""
+    began = time.monotonic()
+    full = stack.another_database(stores, "full")
+    stack.migrate(full)
+    people = {"a": BUSY, "b": BUSY, "i": -(-max(bench.plan.idle) // 3)}
+    cookies = stack.make_people(full, people, bench.directory / "cookies-full.json")
+    await asyncio.to_thread(history.add_ended, full.database_url, bench.plan.stored)
+    print(f"  {bench.plan.stored} stored calls made in {time.monotonic() - began:.0f} s", file=sys.stderr)
+    with bench.server(full) as server:
+        there = {"server": [server.pid], **stores.parts}
+        full_pairs = await bench.pairs([server.port], BUSY, 3, cookies=cookies)
+        sides = [(0, pairs[:BUSY], parts), (bench.plan.stored, full_pairs, there)]
+        for _, these, of in sides:
+            await load.closed(these, bench.plan.seconds, of)
+        for database in (stores, full):
+            history.settle(database.database_url)
+        for number in range(bench.plan.rounds):
+            for stored, these, of in sides[:: 1 if number % 2 == 0 else -1]:
+                await _calm(parts | there)
+                bench.add("stored", await load.closed(these, bench.plan.seconds, of), there=stored, round=number)
+        await _close(full_pairs)
 
 
 async def _idle(bench: Bench, stores: Stores) -> None:

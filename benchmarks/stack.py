@@ -18,6 +18,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import urlsplit
+
+import psycopg
 
 from benchmarks import meter
 from scripts import services
@@ -116,6 +119,13 @@ def environment(stores: Stores, processes: int = 1, **more: str) -> dict[str, st
         "MAX_OUTGOING": HIGH,
         **more,
     }
+
+
+def another_database(stores: Stores, name: str) -> Stores:
+    """An empty one on the same PostgreSQL."""
+    with psycopg.connect(stores.database_url, autocommit=True) as db:
+        db.execute(f"create database {name}")
+    return stores._replace(database_url=urlsplit(stores.database_url)._replace(path=f"/{name}").geturl())
 
 
 def secret_key() -> str:

@@ -240,8 +240,26 @@ class WebSocket(WebSocketProtocol):
             super().onClose(wasClean, 1005 if code is None else code, reason)
 
 
+class Flow:
+    """Whether there is room for more of an answer, as Twisted tells whoever it takes for its producer."""
+
+    def __init__(self) -> None:
+        self.room = asyncio.Event()
+        self.resumeProducing()
+
+    def pauseProducing(self) -> None:
+        self.room.clear()
+
+    def resumeProducing(self) -> None:
+        self.room.set()
+
+    stopProducing = resumeProducing
+
+
 class Request(WebRequest):
     """One HTTP request, which may be the handshake of a socket."""
+
+    flow: Flow | None = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, parsePOSTFormSubmission=False, **kwargs)  # Django parses forms, within its limits
@@ -266,6 +284,34 @@ class Request(WebRequest):
         headers.removeHeader(b"daphne-root-path")  # a client's word for where the site is mounted
         return super().process()
 
+    def handle_reply(self, message: Message) -> None:
+        started = self._response_started
+        super().handle_reply(message)
+        if self._response_started and not started and not self.finished and self.channel is not None:
+            self.flow = Flow()
+            self.registerProducer(self.flow, True)
+
+    def finish(self) -> None:
+        if self.flow is not None:
+            self.unregisterProducer()
+        super().finish()
+
+    def connectionLost(self, reason: Any) -> None:
+        if self.flow is not None:
+            self.flow.stopProducing()
+        super().connectionLost(reason)
+
+    async def taken(self, patience: float) -> None:
+        """Returns when the peer has read most of what there is. One that reads nothing for `patience` s is dropped."""
+        if self.flow is None:
+            return
+        try:
+            async with asyncio.timeout(patience):
+                await self.flow.room.wait()
+        except TimeoutError:
+            if self.channel is not None:
+                self.transport.abortConnection()
+
     def application_ended(self, failed: bool) -> None:
         if self.finished or self.channel is None:
             return
@@ -285,11 +331,18 @@ class RequestFactory(HTTPFactory):
 class Server(DaphneServer):
     """Runs one application instance per request or socket, and ends in order on SIGTERM or SIGINT."""
 
-    def __init__(self, application: Any, ping_interval: float, ping_timeout: float, closing_timeout: float) -> None:
+    def __init__(
+        self,
+        application: Any,
+        ping_interval: float,
+        ping_timeout: float,
+        closing_timeout: float,
+        reading_timeout: float,
+    ) -> None:
         super().__init__(application, endpoints=["given to run()"], server_name="")
         self.connections: dict[Any, dict[str, Any]] = {}
         self.ping_interval, self.ping_timeout = ping_interval, ping_timeout
-        self.closing_timeout = closing_timeout
+        self.closing_timeout, self.reading_timeout = closing_timeout, reading_timeout
         self.stopping = False
         self.http_factory = RequestFactory(self)
         self.ws_factory = WebSocketFactory(self, server="")
@@ -387,6 +440,8 @@ class Server(DaphneServer):
         async def send(message: Message) -> None:
             if not isinstance(protocol, WebSocket) or protocol.state == protocol.STATE_CONNECTING:
                 await self.handle_reply(protocol, message)
+                if isinstance(protocol, Request):
+                    await protocol.taken(self.reading_timeout)
                 return
             protocol.handle_reply(message)
             if protocol.outbox() > OUTBOX_PATIENCE:
@@ -433,6 +488,7 @@ def serve(
     ping_interval: float = 25.0,
     ping_timeout: float = 10.0,
     closing_timeout: float = 5.0,
+    reading_timeout: float = 60.0,
 ) -> None:
     """Serves the ASGI application until SIGTERM or SIGINT; exits with 1 and one sentence when it cannot listen.
 
@@ -442,6 +498,8 @@ def serve(
     dropped when nothing comes back within `ping_timeout` seconds. `closing_timeout`, in seconds, is how long a peer has
     to answer a close, and how long each step has when the server stops: `on_stop` (which should close the application's
     sockets; the others are closed with 1012), then the applications that are left, then those that had to be cancelled.
+    An application waits for the peer to read its answer, and a peer that reads nothing for `reading_timeout` seconds is
+    dropped.
     """
     try:
         if fd is not None:
@@ -452,4 +510,4 @@ def serve(
     except OSError as error:
         place = f"{host}:{port}" if fd is None else f"file descriptor {fd}"
         sys.exit(f"Cannot listen on {place}: {str(error.strerror).partition(' (')[0]}.")
-    Server(application, ping_interval, ping_timeout, closing_timeout).run(listener, on_start, on_stop)
+    Server(application, ping_interval, ping_timeout, closing_timeout, reading_timeout).run(listener, on_start, on_stop)

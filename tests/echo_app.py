@@ -14,6 +14,8 @@ Message = dict[str, Any]
 Send = Callable[[Message], Awaitable[None]]
 Receive = Callable[[], Awaitable[Message]]
 
+POURED, PIECE = 64 * 2**20, 64 * 2**10  # bytes that GET /pour answers with, and in which pieces
+
 released = asyncio.Event()
 open_sockets: list[Send] = []
 
@@ -27,7 +29,7 @@ async def application(scope: Message, receive: Receive, send: Send) -> None:
 
 
 async def http(scope: Message, receive: Receive, send: Send) -> None:
-    """Answers with what it knows of the request; `/raise`, `/half` and `/nothing` are faults."""
+    """Answers with what it knows of the request, or with POURED; `/raise`, `/half` and `/nothing` are faults."""
     length, more = 0, True
     while more:
         message = await receive()
@@ -35,6 +37,13 @@ async def http(scope: Message, receive: Receive, send: Send) -> None:
     if scope["path"] == "/raise":
         raise RuntimeError("asked to raise")
     if scope["path"] == "/nothing":
+        return
+    if scope["path"] == "/pour":
+        headers = [(b"content-length", str(POURED).encode())]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        for left in range(POURED - PIECE, -1, -PIECE):
+            await send({"type": "http.response.body", "body": bytes(PIECE), "more_body": left > 0})
+        say("poured")
         return
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"1000")]})
     await send({"type": "http.response.body", "body": b" " * 500, "more_body": True})

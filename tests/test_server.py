@@ -23,6 +23,8 @@ import pytest
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
+from tests import echo_app
+
 ROOT = Path(__file__).resolve().parent.parent
 MIB = 1024 * 1024
 NAMES = itertools.count()
@@ -178,6 +180,28 @@ def name() -> str:
 
 
 # --- what one peer can cost -------------------------------------------------------------------------------------------
+
+
+async def test_an_answer_waits_for_its_reader_and_is_whole(server: Server) -> None:
+    before = server.forget_peak()
+    async with raw(server, b"GET /pour HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n") as (reader, _):
+        await reader.readuntil(b"\r\n\r\n")
+        async with raw(server, b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n") as (other, _):
+            assert (await rest(other)).startswith(b"HTTP/1.1 200")  # others have their turn
+        read = 0
+        while read < echo_app.POURED:
+            read += len(await asyncio.wait_for(reader.read(2**20), 10))
+        assert server.memory("VmHWM") - before < 4 * 2**20
+    await server.hears("poured")
+
+
+async def test_a_peer_that_reads_nothing_of_its_answer_is_dropped(start: Callable[..., Server]) -> None:
+    server = start(reading_timeout=0.5)
+    before = server.forget_peak()
+    async with raw(server, b"GET /pour HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n") as (reader, _):
+        await server.hears("poured")  # what is sent to nobody costs nothing
+        assert server.memory("VmHWM") - before < 4 * 2**20
+        assert len(await rest(reader)) < echo_app.POURED // 2
 
 
 @on_linux

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { Identity, guessName } from "../../calls/static/calls/device.js";
+import { Identity, guessName, uuid } from "../../calls/static/calls/device.js";
 
 function storage() {
   const kept = {};
@@ -110,3 +110,10 @@ for (const [agent, brands, name] of [
     assert.equal(guessName({ userAgent: agent, userAgentData: brands && { brands: brands.map((brand) => ({ brand })) } }), name);
   });
 }
+
+test("ids are UUIDs of version 7, and later ones come later", () => {
+  const ids = [5, 1_000, Date.now() - 1, Date.now(), 2 ** 48 - 1].map((now) => uuid(now));
+  for (const id of ids) assert.match(id, /^[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$/);
+  assert.deepEqual([...ids].sort(), ids);
+  assert.notEqual(uuid(5), uuid(5));
+});

@@ -157,11 +157,11 @@ function titled(slot) {
   return (words.charAt(0).toUpperCase() + words.slice(1)).slice(0, 64) || "Device";
 }
 
-export function uuid() {
-  if (crypto.randomUUID) return crypto.randomUUID();
-  const bytes = crypto.getRandomValues(new Uint8Array(16)); // pages without https
-  bytes[6] = (bytes[6] & 0x0f) | 0x40;
-  bytes[8] = (bytes[8] & 0x3f) | 0x80;
+// Version 7, which begins with the time: calls of one day lie together in the server's indexes.
+export function uuid(now = Date.now()) {
+  const bytes = crypto.getRandomValues(new Uint8Array(10));
+  bytes[0] = (bytes[0] & 0x0f) | 0x70;
+  bytes[2] = (bytes[2] & 0x3f) | 0x80;
   const hex = [...bytes].map((byte) => byte.toString(16).padStart(2, "0")).join("");
-  return hex.replace(/^(.{8})(.{4})(.{4})(.{4})(.{12})$/, "$1-$2-$3-$4-$5");
+  return (now.toString(16).padStart(12, "0") + hex).replace(/^(.{8})(.{4})(.{4})(.{4})(.{12})$/, "$1-$2-$3-$4-$5");
 }
