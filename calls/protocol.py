@@ -259,7 +259,7 @@ def reply(re: str | None, view: dict[str, Any] | Raw | None = None, refused: Ref
 
 def event(view: str) -> str:
     """The frame that tells of a change, with the view as text."""
-    return f'{{"t":"call","call":{view}}}'
+    return encode({"t": "call", "call": Raw(view.encode())})
 
 
 def encode(frame: Any) -> str:
