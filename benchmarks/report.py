@@ -247,7 +247,7 @@ def _processes(found: Results) -> str:
     where = (
         "each on a core of its own, PostgreSQL and Redis on another"
         if found.about["cores"] >= 4
-        else "both on one core, each held to 20 % of it, PostgreSQL and Redis on the client's"
+        else "both on one core, each held to 30 % of it, PostgreSQL and Redis on the client's"
     )
     return (
         f"### Two server processes\n\nThe devices of each call spread over both, {where}: two do "

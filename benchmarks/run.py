@@ -23,8 +23,7 @@ from benchmarks.wire import Device
 PING_S = 20  # what the server tells an idle device
 RATE = 50  # calls a second, for latency at a load that leaves room
 BUSY = 32  # calls at a time where one number has to do
-SHARE = 0.2  # of a core for each of two server processes that share one
-MANY = 2 * BUSY  # calls at a time for a process that is held back: it answers late, and more of them keep it busy
+SHARE = 0.3  # of a core for each of two server processes that share one
 CALM_S = 3  # the longest wait for others on this machine to be quiet
 
 Row = dict[str, Any]
@@ -40,10 +39,11 @@ class Plan(NamedTuple):
     ping_s: float  # how long idle devices are watched
     stored: int
     live: int
+    held_back: int  # calls at a time for processes that are held back: what waits keeps them busy
 
 
-FULL = Plan(5, 2.5, (1, 8, 32, 128), (1, 3, 10, 30), 8, (1000, 5000), PING_S, 1_000_000, 5000)
-QUICK = Plan(1, 1.5, (1, 32), (1, 10), 8, (500,), 5, 50_000, 500)
+FULL = Plan(5, 2.5, (1, 8, 32, 128), (1, 3, 10, 30), 8, (1000, 5000), PING_S, 1_000_000, 5000, 6 * BUSY)
+QUICK = Plan(1, 1.5, (1, 32), (1, 10), 8, (500,), 5, 50_000, 500, 2 * BUSY)
 
 
 class Bench:
@@ -72,8 +72,11 @@ class Bench:
         """Connected callers and callees."""
         callers = [Device(f"a{first + k}", "caller") for k in range(number)]
         callees = [[Device(f"b{first + k}", f"device {n}") for n in range(devices)] for k in range(number)]
-        everybody = [device for k in range(number) for device in (callers[k], *callees[k])]
-        await wire.connect(everybody, ports, cookies or self.cookies)
+        for first_port in range(len(ports)):  # callers are on all of them, and so are the devices of each callee
+            turned = ports[first_port:] + ports[:first_port]
+            these = range(first_port, number, len(ports))
+            everybody = [device for k in these for device in (callers[k], *callees[k])]
+            await wire.connect(everybody, turned, cookies or self.cookies)
         return [load.Pair(*pair) for pair in zip(callers, callees, strict=True)]
 
     async def bare_pairs(self, bare: Process, number: int) -> list[load.Pair]:
@@ -96,7 +99,7 @@ def run(plan: Plan, kind: str, directory: Path) -> Row:
     began = time.monotonic()
     with stack.stores(directory, bench.cores.server) as stores:
         stack.migrate(stores)
-        most = max(4 * BUSY, max(plan.concurrency) + plan.sweep * len(plan.devices))
+        most = max(2 * plan.held_back, max(plan.concurrency) + plan.sweep * len(plan.devices))
         people = {"a": most, "b": most, "i": -(-max(plan.idle) // 3)}
         bench.cookies = stack.make_people(stores, people, directory / "cookies.json")
         pg.prepare(stores.database_url, BUSY)
@@ -283,8 +286,9 @@ async def _processes(bench: Bench, stores: Stores) -> None:
         stack.server(stores, bench.kind, server, bench.log, processes=2) as one,
         stack.server(stores, bench.kind, second, bench.log, processes=2) as two,
     ):
-        together = await bench.pairs([one.port], MANY, 3)
-        spread = await bench.pairs([one.port, two.port], MANY, 3, MANY)
+        many = bench.plan.held_back
+        together = await bench.pairs([one.port], many, 3)
+        spread = await bench.pairs([one.port, two.port], many, 3, many)
         with stack.held_to(SHARE, [one.pid, two.pid] if second == server else []) as held:
             if not held:
                 print("  processes: no control groups here and too few cores, not measured", file=sys.stderr)
