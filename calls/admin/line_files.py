@@ -26,9 +26,7 @@ LIMITS = ("max_incoming", "max_outgoing")
 SWITCHES = ("multi_device", "may_switch")
 YES, NO = ("1", "true", "on", "yes"), ("0", "false", "off", "no")
 BATCH = 1000  # rows written by one statement
-MAX_FILE = (
-    1_800_000  # bytes: between preview and confirmation it is a field of a form, and Django takes 2.5 MB of these
-)
+MAX_FILE = 1_800_000  # bytes: until it is confirmed it is a field of a form, and Django takes 2.5 MB of these
 KEPT_S = 3600  # that a preview can be confirmed
 
 

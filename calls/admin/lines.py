@@ -345,9 +345,7 @@ class LineAdmin(ImportExportMixin, Exported, PanelAdmin):
 
     def process_result(self, result: Any, request: HttpRequest) -> Any:
         """What was imported is told to the devices that it concerns."""
-        if (
-            result.has_errors() or result.has_validation_errors()
-        ):  # somebody changed what it refers to, since the preview
+        if result.has_errors() or result.has_validation_errors():  # what it refers to has changed since the preview
             messages.error(request, "Nothing was changed: the file does not fit any more. Choose it again to see why.")
             return redirect("admin:devices_line_import")
         changed = [row.object_id for row in result.rows if row.import_type in _WRITTEN]
