@@ -52,4 +52,4 @@ application = ProtocolTypeRouter(
 # Python sets it, stops every socket for 0.1 s time and again to look at all there is.
 gc.collect()
 gc.freeze()
-gc.set_threshold(5_000, 10, 100)
+gc.set_threshold(5_000, 10, 20)
