@@ -148,7 +148,6 @@ async def _rounds(
     signals = {"calls_at_once": BUSY}
     steps.append(("signals", signals, lambda: load.closed(pairs[:BUSY], seconds, parts, signals=True)))
     steps.append(("rate", {"calls_per_s": RATE}, lambda: load.at_rate(pairs, RATE, 2 * seconds, parts)))
-    steps.append(("rate_apart", {"calls_per_s": RATE}, lambda: _rate_apart(bench, stores, pairs, parts)))
     steps.append(("bare", {"calls_at_once": BUSY}, lambda: load.closed(bare_pairs, seconds / 2, bare_parts)))
     steps.append(("pgbench", {"calls_at_once": BUSY}, lambda: _pgbench(bench, stores)))
     for number in range(bench.plan.rounds):
@@ -163,18 +162,6 @@ async def _rounds(
             if scenario in ("closed", "signals") and row["calls"]:
                 row["each"] = _used(before, _database(stores), row["calls"] + row["warm_calls"])
             bench.add(scenario, row, **about, round=number)
-
-
-async def _rate_apart(
-    bench: Bench, stores: Stores, pairs: list[load.Pair], parts: dict[str, list[int]]
-) -> dict[str, object]:
-    """The same with PostgreSQL and Redis on the client's core, which has little to do at this rate."""
-    roots = [stores.postgres, stores.redis]
-    stack.pin(roots, bench.cores.client)
-    try:
-        return await load.at_rate(pairs, RATE, 2 * bench.plan.seconds, parts)
-    finally:
-        stack.pin(roots, bench.cores.server)
 
 
 async def _pgbench(bench: Bench, stores: Stores) -> Row:
@@ -211,7 +198,7 @@ async def _against_live(bench: Bench, stores: Stores, parts: dict[str, list[int]
 async def _against_stored(bench: Bench, stores: Stores, parts: dict[str, list[int]], pairs: list[load.Pair]) -> None:
     """The same calls on another database of the same PostgreSQL, full of calls that are over, in turn with this one."""
     began = time.monotonic()
-    full = stack.another_database(stores, "full")
+    full = stack.another_database(stores, "history")
     stack.migrate(full)
     people = {"a": BUSY, "b": BUSY, "i": -(-max(bench.plan.idle) // 3)}
     cookies = stack.make_people(full, people, bench.directory / "cookies-full.json")

@@ -124,7 +124,7 @@ def environment(stores: Stores, processes: int = 1, **more: str) -> dict[str, st
 def another_database(stores: Stores, name: str) -> Stores:
     """An empty one on the same PostgreSQL."""
     with psycopg.connect(stores.database_url, autocommit=True) as db:
-        db.execute(f"create database {name}")
+        db.execute(f'create database "{name}"')
     return stores._replace(database_url=urlsplit(stores.database_url)._replace(path=f"/{name}").geturl())
 
 
