@@ -285,15 +285,15 @@ class Request(WebRequest):
         return super().process()
 
     def handle_reply(self, message: Message) -> None:
-        started = self._response_started
         super().handle_reply(message)
-        if self._response_started and not started and not self.finished and self.channel is not None:
+        if self._response_started and self.flow is None and not self.finished and self.channel is not None:
             self.flow = Flow()
             self.registerProducer(self.flow, True)
 
     def finish(self) -> None:
         if self.flow is not None:
             self.unregisterProducer()
+            self.flow.stopProducing()  # everything is said
         super().finish()
 
     def connectionLost(self, reason: Any) -> None:

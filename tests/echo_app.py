@@ -14,7 +14,7 @@ Message = dict[str, Any]
 Send = Callable[[Message], Awaitable[None]]
 Receive = Callable[[], Awaitable[Message]]
 
-POURED, PIECE = 64 * 2**20, 64 * 2**10  # bytes that GET /pour answers with, and in which pieces
+POURED, PIECE = 64 * 2**20, 64 * 2**10  # bytes that /pour and /whole answer with, and in which pieces
 
 released = asyncio.Event()
 open_sockets: list[Send] = []
@@ -38,11 +38,12 @@ async def http(scope: Message, receive: Receive, send: Send) -> None:
         raise RuntimeError("asked to raise")
     if scope["path"] == "/nothing":
         return
-    if scope["path"] == "/pour":
+    if scope["path"] in ("/pour", "/whole"):
+        piece = PIECE if scope["path"] == "/pour" else POURED
         headers = [(b"content-length", str(POURED).encode())]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
-        for left in range(POURED - PIECE, -1, -PIECE):
-            await send({"type": "http.response.body", "body": bytes(PIECE), "more_body": left > 0})
+        for left in range(POURED - piece, -1, -piece):
+            await send({"type": "http.response.body", "body": bytes(piece), "more_body": left > 0})
         say("poured")
         return
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"1000")]})

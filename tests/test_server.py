@@ -195,6 +195,12 @@ async def test_an_answer_waits_for_its_reader_and_is_whole(server: Server) -> No
     await server.hears("poured")
 
 
+async def test_an_application_that_has_said_everything_waits_for_no_reader(server: Server) -> None:
+    async with raw(server, b"GET /whole HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n") as (reader, _):
+        await server.hears("poured")
+        assert len(await rest(reader)) > echo_app.POURED
+
+
 async def test_a_peer_that_reads_nothing_of_its_answer_is_dropped(start: Callable[..., Server]) -> None:
     server = start(reading_timeout=0.5)
     before = server.forget_peak()
