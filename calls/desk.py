@@ -96,7 +96,7 @@ class Desk:
             if outcome is None:
                 self._spawn(self._alone(asked))
             else:
-                _resolve(asked, outcome if outcome.held else NotHeld())
+                pool.resolve(asked.outcome, outcome if outcome.held else NotHeld())
 
     async def _look(self) -> None:
         """Answers pings: a few at once; the more there are, the longer the next ones wait for each other."""
@@ -115,13 +115,13 @@ class Desk:
             self._failed(pings, error)
             return
         for asked, result in zip(pings, results, strict=True):
-            _resolve(asked, result)
+            pool.resolve(asked.outcome, result)
 
     def _failed(self, batch: Sequence[Asked], error: Exception) -> None:
         """Whoever is at fault hears of it when it is tried alone; but nobody is when nothing can be tried."""
         for asked in batch:
             if isinstance(error.__cause__ or error, PoolTimeout):
-                _resolve(asked, error)
+                pool.resolve(asked.outcome, error)
             else:
                 self._spawn(self._alone(asked))
 
@@ -131,7 +131,7 @@ class Desk:
                 result = await pool.run(_settle_alone, asked)
             except Exception as error:
                 result = error
-        _resolve(asked, result)
+        pool.resolve(asked.outcome, result)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
@@ -156,15 +156,6 @@ def _settle_alone(asked: Asked) -> Any:
     if isinstance(asked.what, CatchUp):
         return switchboard.catch_up([asked.what])[0][0]
     return switchboard.settle([asked.what])[0]
-
-
-def _resolve(asked: Asked, result: Any) -> None:
-    if asked.outcome.done():  # whoever asked is gone
-        return
-    if isinstance(result, Exception):
-        asked.outcome.set_exception(result)
-    else:
-        asked.outcome.set_result(result)
 
 
 desk = Desk()

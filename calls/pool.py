@@ -90,21 +90,27 @@ async def run_in(name: str, work: Callable[P, T], *args: P.args, **kwargs: P.kwa
     outcome: asyncio.Future[T] = loop.create_future()
 
     def job() -> None:
+        result: Any
         try:
-            tell = partial(_resolve, outcome.set_result, work(*args, **kwargs))
+            result = work(*args, **kwargs)
         except BaseException as error:
             connections.close_all()
-            tell = partial(_resolve, outcome.set_exception, error)
+            result = error
         with suppress(RuntimeError):  # the loop has been closed: nobody waits any more
-            loop.call_soon_threadsafe(tell, outcome)
+            loop.call_soon_threadsafe(resolve, outcome, result)
 
     lane(name).jobs.put(job)
     return await outcome
 
 
-def _resolve(resolve: Callable[[Any], None], with_this: Any, outcome: "asyncio.Future[Any]") -> None:
-    if not outcome.done():  # whoever waited is gone
-        resolve(with_this)
+def resolve(outcome: "asyncio.Future[Any]", result: Any) -> None:
+    """Tells whoever waits for it; an exception is raised there."""
+    if outcome.done():  # whoever asked is gone
+        return
+    if isinstance(result, BaseException):
+        outcome.set_exception(result)
+    else:
+        outcome.set_result(result)
 
 
 def close() -> None:

@@ -1,6 +1,5 @@
 """What the operator's pages share: pages that only show, lists that cost the same however much there is, exports."""
 
-import html
 from functools import cached_property
 from typing import Any
 
@@ -12,11 +11,12 @@ from django.contrib.auth import get_user_model
 from django.core.exceptions import PermissionDenied
 from django.core.paginator import Paginator
 from django.db.models import Q, QuerySet
-from django.forms.utils import ErrorList
+from django.forms.utils import ErrorList, flatatt
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 from django.template.response import TemplateResponse
-from django.utils.safestring import SafeString, mark_safe
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
 from import_export.admin import ExportMixin
 from import_export.formats.base_formats import CSV, XLSX
 from import_export.forms import ExportForm
@@ -62,13 +62,7 @@ class Plain:
     def _render(self, template_name: str, context: dict[str, Any], renderer: Any = None) -> SafeString:
         widget = context["widget"]
         said = {"type": widget["type"], "name": widget["name"], "value": widget["value"], **widget["attrs"]}
-        return mark_safe(f"<input{''.join(_attribute(name, value) for name, value in said.items())}>")  # noqa: S308
-
-
-def _attribute(name: str, value: Any) -> str:
-    if value is None or value is False:
-        return ""
-    return f" {name}" if value is True else f' {name}="{html.escape(str(value))}"'
+        return format_html("<input{}>", flatatt(said))
 
 
 class PlainNumber(Plain, forms.NumberInput):
@@ -137,14 +131,14 @@ class Exported(ExportMixin):
         formats, resources = self.get_export_formats(), self.get_export_resource_classes(request)
         form = ExportForm(formats, resources, data=request.POST or None)
         rows = self.get_export_queryset(request)
+        chosen = formats[int(form.cleaned_data["format"])]() if form.is_valid() else None
+        name = self.get_export_filename(request, rows, chosen) if chosen else ""
+        if isinstance(chosen, CSV):
+            return exports.csv_response(resources[0](), rows, name)
         number = rows.order_by().count()
-        if form.is_valid():
-            file_format = formats[int(form.cleaned_data["format"])]()
-            resource, name = resources[0](), self.get_export_filename(request, rows, file_format)
-            if isinstance(file_format, CSV):
-                return exports.csv_response(resource, rows, name)
-            if number <= exports.MAX_IN_WORKBOOK:
-                return exports.xlsx_response(resource, rows, name)
+        if chosen and number <= exports.MAX_IN_WORKBOOK:
+            return exports.xlsx_response(resources[0](), rows, name)
+        if chosen:
             form.add_error("format", f"{number:,} rows are too many for a workbook: take CSV, or narrow the list.")
         context = self.init_request_context_data(request, form)
         context |= {"number": f"{number:,}", "most": f"{exports.MAX_IN_WORKBOOK:,}"}
