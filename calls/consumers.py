@@ -134,7 +134,9 @@ class SignalingConsumer(AsyncConsumer):
             case _:
                 logs.about(call=frame.call)
                 _fresh(frame.age if isinstance(frame, protocol.Answer) else 0)
-                order = Perform(frame.call, protocol.command(frame, seat), _leaving(frame, seat))
+                order = Perform(
+                    frame.call, protocol.command(frame, seat), _leaving(frame, seat), self.calls.get(frame.call)
+                )
                 self._settle(frame.id, await self._ask(seat, order))
 
     async def _hello(self, frame: protocol.Hello) -> None:
@@ -246,7 +248,7 @@ class SignalingConsumer(AsyncConsumer):
         """The call, after the others were told that this device, silent for a while, is back in it."""
         if not switchboard.is_back(call, seat.key, seat.device):
             return call
-        return (await self._ask(seat, Perform(call.id, machine.Heard(seat.key, seat.device)))).call or call
+        return (await self._ask(seat, Perform(call.id, machine.Heard(seat.key, seat.device), known=call))).call or call
 
     async def _signal(self, seat: Seat, frame: protocol.Signal) -> None:
         call = self.calls.get(frame.call)

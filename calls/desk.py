@@ -4,18 +4,24 @@ One batch of orders at a time is on its way, and it never waits for a lock: what
 its neighbours, is tried again alone, in a thread of its own, of which there are always some left. So one held row
 delays nobody but those who want it, and at low load an order goes straight through. Pings go another way, and delay no
 order.
+
+PostgreSQL is asked from the event loop itself, on a connection for orders and one for pings: to hand an order to a
+thread and its outcome back takes as long as to decide it. SQLite is asked in a thread.
 """
 
 import asyncio
+import uuid
 from collections import deque
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any, NamedTuple, overload
 
+from django.db import connection
 from psycopg_pool import PoolTimeout
 
 from calls import conf, pool, switchboard
 from calls.machine import Call
 from calls.switchboard import Beat, CatchUp, Order, Outcome
+from devices import prepared
 
 MAX_BATCH = 64  # orders in one transaction
 BREATH_S = 0.005  # the longest pause between two batches of orders, in which they gather
@@ -45,6 +51,7 @@ class Desk:
         self.loop: asyncio.AbstractEventLoop | None = None
         self.tasks: set[asyncio.Task[None]] = set()
         self.working = self.looking = False
+        self.for_orders, self.for_pings = prepared.Link(), prepared.Link()
         self.patient = asyncio.Semaphore(max(1, conf.get("DB_THREADS") // 2))  # the other threads wait for no lock
 
     @overload
@@ -60,6 +67,8 @@ class Desk:
         """
         loop = asyncio.get_running_loop()
         if self.loop is not loop:
+            pool.executor().submit(self.for_orders.close)
+            pool.executor().submit(self.for_pings.close)
             self.__init__()  # type: ignore[misc]
             self.loop = loop
         asked = Asked(what, loop.create_future(), beat)
@@ -75,6 +84,11 @@ class Desk:
                 self._spawn(self._work())
         return asked.outcome
 
+    def close(self) -> None:
+        """Gives its connections back, when its loop has ended. Blocks."""
+        self.for_orders.close()
+        self.for_pings.close()
+
     async def _work(self) -> None:
         """Settles orders, a batch at a time, until none is left."""
         try:
@@ -87,16 +101,23 @@ class Desk:
 
     async def _settle(self, orders: Sequence[Asked]) -> None:
         try:
-            settled = await pool.run_in("orders", _settle, orders)
+            settled = await self._settled([asked.what for asked in orders], [asked.beat for asked in orders])
         except Exception as error:
             self._failed(orders, error)
             return
-        switchboard.tell(*settled.changed)
+        switchboard.tell(*(change.after for change in settled.changes))
         for asked, outcome in zip(orders, settled.outcomes, strict=True):
             if outcome is None:
                 self._spawn(self._alone(asked))
             else:
                 pool.resolve(asked.outcome, outcome if outcome.held else NotHeld())
+
+    async def _settled(self, orders: Sequence[Order], beats: Sequence[Beat | None]) -> switchboard.Settled:
+        if connection.vendor != "postgresql":
+            return await pool.run(switchboard.decide_together, orders, beats)
+        if not self.for_orders.is_open:
+            await pool.run(self.for_orders.open)
+        return await switchboard.decide_in(self.for_orders, orders, beats)
 
     async def _look(self) -> None:
         """Answers pings: a few at once; the more there are, the longer the next ones wait for each other."""
@@ -109,13 +130,21 @@ class Desk:
             self.looking = False
 
     async def _catch_up(self, pings: Sequence[Asked]) -> None:
+        beats = dict(asked.beat for asked in pings if asked.beat)
         try:
-            results = await pool.run_in("pings", _catch_up, pings)
+            found, strangers = await self._caught_up([asked.what for asked in pings], beats)
         except Exception as error:
             self._failed(pings, error)
             return
-        for asked, result in zip(pings, results, strict=True):
-            pool.resolve(asked.outcome, result)
+        for asked, calls in zip(pings, found, strict=True):
+            pool.resolve(asked.outcome, NotHeld() if asked.beat and asked.beat[1] in strangers else calls)
+
+    async def _caught_up(self, pages: Sequence[CatchUp], beats: Mapping[uuid.UUID, uuid.UUID]) -> switchboard.CaughtUp:
+        if connection.vendor != "postgresql":
+            return await pool.run(switchboard.catch_up, pages, beats)
+        if not self.for_pings.is_open:
+            await pool.run(self.for_pings.open)
+        return await self.for_pings.transact(lambda ask: switchboard.caught_up(ask, pages, beats))
 
     def _failed(self, batch: Sequence[Asked], error: Exception) -> None:
         """Whoever is at fault hears of it when it is tried alone; but nobody is when nothing can be tried."""
@@ -139,22 +168,9 @@ class Desk:
         task.add_done_callback(self.tasks.discard)
 
 
-def _settle(orders: Sequence[Asked]) -> switchboard.Settled:
-    return switchboard.decide_together([asked.what for asked in orders], [asked.beat for asked in orders])
-
-
-def _catch_up(pings: Sequence[Asked]) -> list[Any]:
-    beats = dict(asked.beat for asked in pings if asked.beat)
-    found, strangers = switchboard.catch_up([asked.what for asked in pings], beats)
-    return [
-        NotHeld() if asked.beat and asked.beat[1] in strangers else calls
-        for asked, calls in zip(pings, found, strict=True)
-    ]
-
-
 def _settle_alone(asked: Asked) -> Any:
     if isinstance(asked.what, CatchUp):
-        return switchboard.catch_up([asked.what])[0][0]
+        return switchboard.calls_of(*asked.what)
     return switchboard.settle([asked.what])[0]
 
 

@@ -15,7 +15,7 @@ from django.db import connection
 
 from calls import conf, hot, machine, models
 from calls.machine import Call, Refused, Seat
-from devices import policy, presence
+from devices import policy, prepared, presence
 from devices.models import Device, Line
 
 User = Any  # whatever settings.AUTH_USER_MODEL is
@@ -55,11 +55,13 @@ class Facts:
         self.asleep: set[str] = set()  # callees with a device that has to be woken
         self.merged: list[models.SpentInvite] = []
 
-    def gather(self, wanted: hot.Wanted) -> None:
+    async def gather(self, ask: prepared.Ask, wanted: hot.Wanted) -> None:
         """Locks lines, then calls, each in key order, as everywhere; then reads what the batch may ask about."""
-        gather = hot.gather if connection.vendor == "postgresql" else _by_orm
-        until = self.now + dt.timedelta(seconds=conf.stays_s())
-        world = gather(wanted, now=self.now, until=until, skip_locked=not self.wait)
+        now, until, skip_locked = self.now, self.now + dt.timedelta(seconds=conf.stays_s()), not self.wait
+        if connection.vendor == "postgresql":
+            world = await hot.gather(ask, wanted, now=now, until=until, skip_locked=skip_locked)
+        else:
+            world = _by_orm(wanted, now=now, until=until, skip_locked=skip_locked)
         self.calls = {call.id: call for call in world.calls or ()}
         self.users = {user.get_username(): user for user in world.users or ()}
         self.lines = {str(line.user_id): line for line in world.lines or ()}
@@ -72,9 +74,9 @@ class Facts:
         self.strangers = world.strangers
 
     def locked(self, call_id: uuid.UUID) -> Call | None:
-        """One more call, locked; None when others hold it and nobody waits."""
+        """One more call, locked."""
         if call_id not in self.calls:
-            self.calls |= models.lock([call_id], skip_locked=not self.wait)
+            self.calls |= models.lock([call_id])
         return self.calls.get(call_id)
 
     def invite_of(self, call: Call) -> machine.Invite:

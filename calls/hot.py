@@ -39,6 +39,8 @@ class Wanted(NamedTuple):
     invites: set[uuid.UUID]
     watched: set[uuid.UUID]
     beats: dict[uuid.UUID, uuid.UUID]
+    known: dict[uuid.UUID, Call]
+    """What the calls were when they were last seen. One that has the same `v` still is not read again."""
 
 
 class World(Struct):
@@ -131,8 +133,11 @@ LEG_GIVEN = (("call_id", "uuid"), ("user_id", "{user}"), ("username", "text"), (
 ENTRY = (("call_id", "uuid"), ("v", "integer"), ("at", "timestamptz"), ("command", "jsonb"))
 
 
-def gather(wanted: Wanted, *, now: dt.datetime, until: dt.datetime, skip_locked: bool = False) -> World:
-    """Locks the lines of callers and callees, then the calls, each in key order; then reads. One message and one back.
+async def gather(
+    ask: prepared.Ask, wanted: Wanted, *, now: dt.datetime, until: dt.datetime, skip_locked: bool = False
+) -> World:
+    """Locks the lines of callers and callees, then the calls, each in key order; then reads. One message and one back,
+    and another if a call is not what it was known to be.
 
     The devices of `beats` are heard from, and count as online until then.
     """
@@ -146,7 +151,7 @@ def gather(wanted: Wanted, *, now: dt.datetime, until: dt.datetime, skip_locked:
         statements["locked"] = (_locked(skip_locked), prepared.array(calls))
     given: dict[str, set[Any]] = {
         "people": wanted.people | wanted.callers,
-        "calls": calls,
+        "calls": calls - wanted.known.keys(),
         "invites": wanted.invites,
         "watched": wanted.watched,
         "callees": callees,
@@ -154,10 +159,14 @@ def gather(wanted: Wanted, *, now: dt.datetime, until: dt.datetime, skip_locked:
     given = {name: items for name, items in given.items() if items}
     if given:
         statements["world"] = (_reading(tuple(given)), *map(prepared.array, given.values()))
-    answers = dict(zip(statements, prepared.ask_all(statements.values()), strict=True))
+    answers = dict(zip(statements, await ask(statements.values()), strict=True))
     world = _world(answers["world"]) if given else World()
     if calls:
-        world.calls = _held(world, answers["locked"])
+        world.calls = _held([*wanted.known.values(), *(world.calls or ())], answers["locked"])
+        changed = _versions(answers["locked"] or b"{}").keys() - {call.id for call in world.calls}
+        if changed:
+            (answer,) = await ask([(_reading(("calls",)), prepared.array(changed))])
+            world.calls += _world(answer).calls or ()
     if callers:
         groups = tuple(map(bytes, world.groups or ()))
         world.lines = [_line(bytes(row), groups) for row in _rows(answers["lines"] or b"[]")]
@@ -187,24 +196,28 @@ def lock(call_ids: Collection[uuid.UUID], *, skip_locked: bool = False) -> list[
     """Those calls that exist; their rows, taken in key order, stay locked until the transaction ends."""
     calls = prepared.array(call_ids)
     locked, world = prepared.ask_all([(_locked(skip_locked), calls), (_reading(("calls",)), calls)])
-    return _held(_world(world), locked)
+    return _held(_world(world).calls or (), locked)
 
 
-def _held(world: World, locked: bytes) -> list[Call]:
-    """The calls that were locked, of those that were read."""
-    ids = _ids(locked or b"[]")
-    return [call for call in world.calls or () if call.id in ids]
+def _held(calls: Iterable[Call], locked: bytes) -> list[Call]:
+    """Those of the calls that were locked, and are still what they were."""
+    versions = _versions(locked or b"{}")
+    return [call for call in calls if versions.get(call.id) == call.v]
 
 
-def catch_up(
-    people: Collection[str], asked: Collection[uuid.UUID], beats: Mapping[uuid.UUID, uuid.UUID], stays_s: float
+async def catch_up(
+    ask: prepared.Ask,
+    people: Collection[str],
+    asked: Collection[uuid.UUID],
+    beats: Mapping[uuid.UUID, uuid.UUID],
+    stays_s: float,
 ) -> tuple[list[Call], set[uuid.UUID]]:
     """The calls of these people, and sockets whose device is no longer theirs; see models.py."""
     statements: list[prepared.Statement] = [(_caught_up(), prepared.array(people), prepared.array(asked))]
     if beats:
         now = timezone.now()
         statements.append(presence.beating(beats, now, now + dt.timedelta(seconds=stays_s)))
-    calls, *theirs = prepared.ask_all(statements)
+    calls, *theirs = await ask(statements, commit=True)
     return _calls(calls or b"[]"), presence.strangers(beats, theirs[0]) if beats else set()
 
 
@@ -229,7 +242,7 @@ _rows = msgspec.json.Decoder(list[msgspec.Raw]).decode
 _world = msgspec.json.Decoder(Answer).decode
 _due = msgspec.json.Decoder(Due).decode
 _calls = msgspec.json.Decoder(list[Call]).decode
-_ids = msgspec.json.Decoder(set[uuid.UUID]).decode
+_versions = msgspec.json.Decoder(dict[uuid.UUID, int]).decode
 
 
 def _keys(number: int) -> str:
@@ -249,10 +262,10 @@ def _lines(skip_locked: bool) -> str:
 
 @cache
 def _locked(skip_locked: bool) -> str:
-    """Locks calls."""
+    """Locks calls, and says which version each has."""
     return f"""
-        SELECT json_agg(id) FROM (
-            SELECT id FROM calls_call WHERE id = ANY($1::uuid[])
+        SELECT json_object_agg(id, v) FROM (
+            SELECT id, v FROM calls_call WHERE id = ANY($1::uuid[])
             ORDER BY id FOR NO KEY UPDATE{" SKIP LOCKED" if skip_locked else ""}
         ) call
     """
@@ -291,7 +304,8 @@ def _caught_up() -> str:
     return CAUGHT_UP.format(people=_keys(1))
 
 
-def write(
+async def write(
+    ask: prepared.Ask,
     born: Sequence[Call],
     grown: Sequence[tuple[Call, Call]],
     entries: Sequence[tuple[Call, machine.Command]],
@@ -316,7 +330,7 @@ def write(
     if born:
         documents.append([_leg(call, leg) for call in born for leg in call.legs])
         documents.append([_call(call, due_at(call)) for call in born])
-    prepared.ask_all([(_writing(bool(grown), bool(born)), *map(msgspec.json.encode, documents))], commit=True)
+    await ask([(_writing(bool(grown), bool(born)), *map(msgspec.json.encode, documents))], commit=True)
 
 
 @cache

@@ -12,7 +12,7 @@ from django.db import connection, models
 from django.db.models import F, Q
 
 from calls import conf, hot, machine
-from devices import presence
+from devices import prepared, presence
 from devices.models import Device
 
 LIVE = Q(state__in=machine.LIVE)
@@ -224,13 +224,13 @@ def load_all(rows: "models.QuerySet[Call]") -> list[machine.Call]:
     ]
 
 
-def catch_up(
-    people: Collection[str], asked: Collection[uuid.UUID], beats: Mapping[uuid.UUID, uuid.UUID]
+async def catch_up(
+    ask: prepared.Ask, people: Collection[str], asked: Collection[uuid.UUID], beats: Mapping[uuid.UUID, uuid.UUID]
 ) -> tuple[list[machine.Call], set[uuid.UUID]]:
     """The calls in which these people have live legs, and those asked about in which they have any. The devices of
     `beats` are heard from on these sockets; the sockets whose device is no longer theirs come second."""
     if connection.vendor == "postgresql":
-        return hot.catch_up(people, asked, beats, conf.stays_s())
+        return await hot.catch_up(ask, people, asked, beats, conf.stays_s())
     strangers = presence.beat(beats, conf.stays_s())
     legs = Leg.objects.filter(LIVE | Q(call__in=asked), user__in=people).order_by()
     return load_all(Call.objects.filter(pk__in=legs.values("call"))), strangers
@@ -258,9 +258,12 @@ class Change(NamedTuple):
     command: machine.Command
 
 
-def store(changes: Sequence[Change], merged: Sequence[SpentInvite], now: dt.datetime) -> None:
-    """Writes the changes, in their order, and an entry for each. Runs under the calls' locks; a new call needs none."""
+async def store(ask: prepared.Ask, changes: Sequence[Change], merged: Sequence[SpentInvite], now: dt.datetime) -> None:
+    """Writes the changes, in their order, and an entry for each, and commits. Runs under the calls' locks; a new call
+    needs none."""
     if not changes:
+        if connection.vendor == "postgresql":
+            await ask((), commit=True)
         return
     first: dict[uuid.UUID, machine.Call | None] = {}
     last: dict[uuid.UUID, machine.Call] = {}
@@ -273,7 +276,7 @@ def store(changes: Sequence[Change], merged: Sequence[SpentInvite], now: dt.date
         SpentInvite.objects.bulk_create(merged)
     if connection.vendor == "postgresql":
         entries = [(after, command) for _, after, command in changes]
-        hot.write(born, grown, entries, partial(machine.due_at, deadlines=conf.deadlines()), now)
+        await hot.write(ask, born, grown, entries, partial(machine.due_at, deadlines=conf.deadlines()), now)
         return
     if born:
         Call.objects.bulk_create([_call_row(call) for call in born])

@@ -30,7 +30,7 @@ from calls.hot import Wanted
 from calls.hub import Said, hub
 from calls.machine import Refused, Seat
 from calls.models import Change
-from devices import policy
+from devices import policy, prepared
 from devices.models import Device, Line, LineGroup
 
 log = logging.getLogger(__name__)
@@ -54,12 +54,11 @@ class Outcome(NamedTuple):
 
 
 class Settled(NamedTuple):
-    """The outcome of each order, the calls that changed, each as often as it did, and those that ring where a device
-    has to be woken."""
+    """The outcome of each order, what changed, and the calls that ring where a device has to be woken."""
 
     outcomes: list[Outcome | None]
-    changed: list[machine.Call]
-    asleep: list[machine.Call] = []
+    changes: list[Change]
+    asleep: list[machine.Call]
 
 
 class Leaving(NamedTuple):
@@ -70,11 +69,12 @@ class Leaving(NamedTuple):
 
 
 class Perform(NamedTuple):
-    """One command on one call."""
+    """One command on one call, and the call as it was last seen: if it is that still, it is not read again."""
 
     call: uuid.UUID
     command: machine.Command
     leaving: Leaving | None = None
+    known: machine.Call | None = None
 
 
 class Place(NamedTuple):
@@ -128,7 +128,7 @@ def settle(orders: Sequence[Order], *, wait: bool = True) -> list[Outcome | None
     what the database raised; then nothing was done, and each order can be tried again alone.
     """
     settled = decide_together(orders, wait=wait)
-    tell(*settled.changed)
+    tell(*(change.after for change in settled.changes))
     if not wait:
         return settled.outcomes
     pairs = zip(orders, settled.outcomes, strict=True)
@@ -140,7 +140,8 @@ def decide_together(orders: Sequence[Order], beats: Sequence[Beat | None] = (), 
     for last_try in (False, False, True):
         try:
             began = time.perf_counter()
-            settled, changes = _settle(orders, beats, wait)
+            with transaction.atomic(durable=True):
+                settled = prepared.run(_settle(prepared.waiting, orders, beats, wait))
         except NoLine as missing:
             Line.make(missing.users)
         except IntegrityError as error:
@@ -150,16 +151,24 @@ def decide_together(orders: Sequence[Order], beats: Sequence[Beat | None] = (), 
             if last_try or (not placing and "one_entry_a_version" in str(error)):
                 raise
         else:
-            _note(orders, settled.outcomes, changes, began)
-            push.sender.ring(settled.asleep)
+            _note(orders, settled, began)
             return settled
     raise RuntimeError("the lines of a call could not be made")
 
 
-def _note(orders: Sequence[Order], outcomes: Sequence[Outcome | None], changes: Sequence[Change], began: float) -> None:
-    """What is counted, and what was asked in vain. Nothing here waits for the database."""
-    metrics.changed(changes, time.perf_counter() - began)
-    for order, outcome in zip(orders, outcomes, strict=True):
+async def decide_in(link: prepared.Link, orders: Sequence[Order], beats: Sequence[Beat | None]) -> Settled:
+    """`decide_together` in the event loop, which waits for no lock, and tries once."""
+    began = time.perf_counter()
+    settled = await link.transact(lambda ask: _settle(ask, orders, beats, False))
+    _note(orders, settled, began)
+    return settled
+
+
+def _note(orders: Sequence[Order], settled: Settled, began: float) -> None:
+    """Who has to be woken, what is counted, and what was asked in vain. Nothing here waits for the database."""
+    push.sender.ring(settled.asleep)
+    metrics.changed(settled.changes, time.perf_counter() - began)
+    for order, outcome in zip(orders, settled.outcomes, strict=True):
         if outcome is None or outcome.refused is None:
             continue
         # What people asked for in vain belongs to the call's story; what a clock or an operator did does not.
@@ -170,30 +179,29 @@ def _note(orders: Sequence[Order], outcomes: Sequence[Outcome | None], changes: 
             refusals.note(order.call, seat.key, seat.name, asked, outcome.refused.code)
 
 
-def _settle(orders: Sequence[Order], beats: Sequence[Beat | None], wait: bool) -> tuple[Settled, list[Change]]:
+async def _settle(ask: prepared.Ask, orders: Sequence[Order], beats: Sequence[Beat | None], wait: bool) -> Settled:
     now = timezone.now()
     facts = Facts(now, wait)
     changes: list[Change] = []
     outcomes: list[Outcome | None] = []
-    with transaction.atomic(durable=True):
-        facts.gather(_wanted(orders, beats))
-        for number, order in enumerate(orders):
-            beat = beats[number] if beats else None
-            if beat and beat[1] in facts.strangers:
-                outcomes.append(Outcome(None, None, False))
-                continue
-            done: list[Change] = []
-            outcome = _decide_order(facts, order, done)
-            if outcome is not None and outcome.refused is not None:
-                for change in done:  # what a refused order had done to another call
-                    if change.before is not None:
-                        facts.note(change.before)
-                done = []
-            outcomes.append(outcome)
-            changes += done
-        models.store(changes, facts.merged, now)
+    await facts.gather(ask, _wanted(orders, beats))
+    for number, order in enumerate(orders):
+        beat = beats[number] if beats else None
+        if beat and beat[1] in facts.strangers:
+            outcomes.append(Outcome(None, None, False))
+            continue
+        done: list[Change] = []
+        outcome = _decide_order(facts, order, done)
+        if outcome is not None and outcome.refused is not None:
+            for change in done:  # what a refused order had done to another call
+                if change.before is not None:
+                    facts.note(change.before)
+            done = []
+        outcomes.append(outcome)
+        changes += done
+    await models.store(ask, changes, facts.merged, now)
     asleep = [each.after for each in changes if isinstance(each.command, machine.Invite) and _rings(each.after, facts)]
-    return Settled(outcomes, [change.after for change in changes], asleep), changes
+    return Settled(outcomes, changes, asleep)
 
 
 def _rings(call: machine.Call, facts: Facts) -> bool:
@@ -202,7 +210,7 @@ def _rings(call: machine.Call, facts: Facts) -> bool:
 
 def _wanted(orders: Sequence[Order], beats: Sequence[Beat | None]) -> Wanted:
     """What these orders need to be locked and read, all at once."""
-    wanted = Wanted(set(), set(), set(), set(), set(), set(), dict(beat for beat in beats if beat))
+    wanted = Wanted(set(), set(), set(), set(), set(), set(), dict(beat for beat in beats if beat), {})
     for order in orders:
         wanted.calls.add(order.call)
         if isinstance(order, Place):
@@ -210,6 +218,8 @@ def _wanted(orders: Sequence[Order], beats: Sequence[Beat | None]) -> Wanted:
             wanted.callers.add(order.seat.key)
             wanted.invites.add(order.call)
             continue
+        if order.known:
+            wanted.known[order.call] = order.known
         if order.leaving:
             wanted.calls.add(order.leaving.call)
         if isinstance(order.command, (machine.Answer, machine.Move)):
@@ -293,16 +303,17 @@ def _place(facts: Facts, order: Place, done: list[Change]) -> Outcome | None:
         data=order.data,
     )
     earlier = facts.calls.get(order.call)
+    other = facts.in_glare(seat.key, callees)
+    if not facts.wait and (earlier or order.call in facts.spent or other):
+        return None  # what is rare is settled alone
     if earlier is not None:
         same = machine.same_invite(facts.invite_of(earlier), invite)
         return Outcome(earlier, None if same else Refused("conflict"))
     if order.call in facts.spent:
         return _spent(facts, facts.spent[order.call], seat)
-    other = facts.in_glare(seat.key, callees)
     if other is not None:
         ringing = facts.locked(other)
-        if ringing is None:
-            return None
+        assert ringing is not None  # calls are kept while they live
         try:
             after = _decide(facts, ringing, machine.Join(seat, order.data), done)
         except Refused as refused:
@@ -363,15 +374,21 @@ class CatchUp(NamedTuple):
     asked: frozenset[uuid.UUID] = frozenset()
 
 
-def catch_up(
-    pages: Sequence[CatchUp], beats: Mapping[uuid.UUID, uuid.UUID] | None = None
-) -> tuple[list[list[machine.Call]], set[uuid.UUID]]:
+CaughtUp = tuple[list[list[machine.Call]], set[uuid.UUID]]
+
+
+def catch_up(pages: Sequence[CatchUp], beats: Mapping[uuid.UUID, uuid.UUID]) -> CaughtUp:
     """For each page, the user's live calls and those asked about in which the user has a leg.
 
     The devices of `beats` are heard from on these sockets; returns the sockets whose device is no longer theirs, too.
     """
+    return prepared.run(caught_up(prepared.waiting, pages, beats))
+
+
+async def caught_up(ask: prepared.Ask, pages: Sequence[CatchUp], beats: Mapping[uuid.UUID, uuid.UUID]) -> CaughtUp:
+    """The same for the event loop."""
     people, asked = {page.key for page in pages}, {id for page in pages for id in page.asked}
-    calls, strangers = models.catch_up(people, asked, beats or {})
+    calls, strangers = await models.catch_up(ask, people, asked, beats)
     of: defaultdict[str, list[tuple[machine.Call, machine.Leg]]] = defaultdict(list)
     for call in calls:
         for leg in call.legs:
@@ -383,7 +400,7 @@ def catch_up(
 
 def calls_of(key: Key, asked: Iterable[uuid.UUID] = ()) -> list[machine.Call]:
     """The same for one page."""
-    return catch_up([CatchUp(str(key), frozenset(asked))])[0][0]
+    return catch_up([CatchUp(str(key), frozenset(asked))], {})[0][0]
 
 
 def is_back(call: machine.Call, key: str, device: uuid.UUID) -> bool:

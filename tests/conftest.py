@@ -151,8 +151,10 @@ def django_db_setup(django_db_setup: None, django_db_blocker: Any) -> Iterator[N
     from django.db import connection, connections
 
     from calls import pool
+    from calls.desk import desk
 
     yield
+    desk.close()
     pool.close()
     with django_db_blocker.unblock():
         SyncToAsync.single_thread_executor.submit(connections.close_all).result()

@@ -1,10 +1,14 @@
 """The hand-written statements read and write what the ORM does, on both databases where both can."""
 
+import asyncio
 import datetime as dt
 import uuid
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
+import msgspec
 import pytest
+from asgiref.sync import sync_to_async
 from django.apps import apps
 from django.db import IntegrityError, OperationalError, ProgrammingError, connection, transaction
 from django.test.utils import CaptureQueriesContext
@@ -50,6 +54,18 @@ def story(seats):
     return changes
 
 
+def store(changes):
+    prepared.run(models.store(prepared.waiting, changes, [], NOW))
+
+
+def catch_up(*what):
+    return prepared.run(models.catch_up(prepared.waiting, *what))
+
+
+def gather(wanted, **times):
+    return prepared.run(hot.gather(prepared.waiting, wanted, **times))
+
+
 def rows(call_id):
     """Everything that is stored of a call, apart from keys that only count."""
     call = Call.objects.filter(pk=call_id).values().get()
@@ -72,7 +88,7 @@ def test_both_write_the_same_rows(story, batches, monkeypatch):
         first = 0
         for size in batches:
             with transaction.atomic():
-                models.store(story[first : first + size], [], NOW)
+                store(story[first : first + size])
             first += size
         monkeypatch.undo()
         written.append(rows(story[0].after.id))
@@ -85,7 +101,7 @@ def test_both_write_the_same_rows(story, batches, monkeypatch):
 @pytest.mark.parametrize("upto", [1, 2, 3, 4])
 def test_what_was_stored_is_loaded_as_the_same_value(story, upto):
     with transaction.atomic():
-        models.store(story[:upto], [], NOW)
+        store(story[:upto])
         call = story[upto - 1].after
         assert models.load(call.id) == call
         assert models.lock([call.id, uuid.uuid4()]) == {call.id: call}
@@ -103,7 +119,7 @@ def test_both_gather_the_same(story, seats, people, upto):
     Line.objects.filter(user=people["carol"]).update(group=sales)
     sockets = dict(Device.objects.values_list("id", "socket"))
     with transaction.atomic():
-        models.store(story[:upto], [], NOW)
+        store(story[:upto])
     id = story[0].after.id
     spent = [SpentInvite(id=uuid.uuid4(), user=people["bob"], call_id=call, at=NOW) for call in (None, id)]
     SpentInvite.objects.bulk_create(spent)
@@ -115,12 +131,13 @@ def test_both_gather_the_same(story, seats, people, upto):
         invites={each.id for each in spent},
         watched={bob.device},
         beats={alice.device: sockets[alice.device], bob.device: uuid.uuid4()},
+        known={},
     )
     now = timezone.now()
     found = []
-    for gather in (hot.gather, facts._by_orm):
+    for way in (gather, facts._by_orm):
         with transaction.atomic():
-            found.append(gather(wanted, now=now, until=now + dt.timedelta(seconds=35)))
+            found.append(way(wanted, now=now, until=now + dt.timedelta(seconds=35)))
         seen = Device.objects.get(pk=alice.device)
         assert (seen.online_until - now).total_seconds() == pytest.approx(35, abs=5)
         assert Device.objects.get(pk=bob.device).last_seen_at == NOW
@@ -144,13 +161,13 @@ def test_both_gather_the_same(story, seats, people, upto):
 @pytest.mark.parametrize("upto", [1, 4])
 def test_both_catch_up_with_the_same(story, seats, upto, monkeypatch):
     with transaction.atomic():
-        models.store(story[:upto], [], NOW)
+        store(story[:upto])
     call = story[upto - 1].after
     found = {}
     for vendor in ("postgresql", "the ORM"):
         monkeypatch.setattr(connection, "vendor", vendor)
-        found[vendor] = [models.catch_up([seats[1].key], asked, {})[0] for asked in ([], [call.id], [uuid.uuid4()])]
-        found[vendor].append(models.catch_up(["0"], [call.id], {})[0])
+        found[vendor] = [catch_up([seats[1].key], asked, {})[0] for asked in ([], [call.id], [uuid.uuid4()])]
+        found[vendor].append(catch_up(["0"], [call.id], {})[0])
         monkeypatch.undo()
     live = [] if call.state == "ended" else [call]
     assert found["postgresql"] == found["the ORM"] == [live, [call], live, []]
@@ -160,7 +177,7 @@ def test_both_catch_up_with_the_same(story, seats, upto, monkeypatch):
 @pytest.mark.parametrize("online", [True, False])
 def test_both_find_the_same_due(story, seats, online, monkeypatch):
     with transaction.atomic():
-        models.store(story[:2], [], NOW)
+        store(story[:2])
     call = story[0].after.id
     Leg.objects.filter(dir="in").update(online=online)
     hour = dt.timedelta(hours=1)
@@ -179,7 +196,7 @@ def test_both_find_the_same_due(story, seats, online, monkeypatch):
 @on_postgresql
 def test_the_statements_are_prepared(story):
     with transaction.atomic():
-        models.store(story[:1], [], NOW)
+        store(story[:1])
         models.lock([story[0].after.id])
         with connection.cursor() as cursor:
             cursor.execute("SELECT statement FROM pg_prepared_statements")
@@ -188,13 +205,29 @@ def test_the_statements_are_prepared(story):
     assert "FOR NO KEY UPDATE" in prepared
 
 
+def wanted_of(id, known):
+    return hot.Wanted({id}, set(), set(), set(), set(), set(), {}, known)
+
+
+@on_postgresql
+def test_a_call_is_read_again_only_if_it_is_not_what_it_was_known_to_be(story):
+    store(story[:2])
+    placed, now = story[0].after, story[1].after
+    seen = msgspec.structs.replace(now, note="seen")  # which the row does not say: so it was not read
+    for known, found in ((seen, seen), (placed, now)):
+        assert gather(wanted_of(now.id, {now.id: known}), now=NOW, until=NOW).calls == [found]
+    assert gather(wanted_of(placed.id, {}), now=NOW, until=NOW).calls == [now]
+    unknown = msgspec.structs.replace(now, id=uuid.uuid4())
+    assert gather(wanted_of(unknown.id, {unknown.id: unknown}), now=NOW, until=NOW).calls == []
+
+
 @on_postgresql
 def test_nothing_asked_is_no_error():
     with transaction.atomic():
         assert hot.lock([]) == []
-        nothing = hot.Wanted(set(), set(), set(), set(), set(), set(), {})
-        assert hot.gather(nothing, now=NOW, until=NOW) == hot.World()
-    assert hot.catch_up([], [], {}, 35) == ([], set())
+        nothing = hot.Wanted(set(), set(), set(), set(), set(), set(), {}, {})
+        assert gather(nothing, now=NOW, until=NOW) == hot.World()
+    assert catch_up([], [], {}) == ([], set())
 
 
 @on_postgresql
@@ -224,6 +257,96 @@ def test_a_connection_that_is_gone_is_an_operational_error():
             prepared.ask("SELECT 1")
     connection.close()
     assert prepared.ask("SELECT 1::text") == b"1"
+
+
+@pytest.fixture
+def link():
+    """A connection of the event loop's own."""
+    link = prepared.Link()
+    link.open()
+    yield link
+    link.close()
+
+
+async def pid(ask):
+    (own,) = await ask([("SELECT pg_backend_pid()::text",)], commit=True)
+    return int(own)
+
+
+@on_postgresql
+async def test_the_event_loops_own_connection_does_all_or_nothing(link, people):
+    line = b"{%d}" % people["bob"].pk
+    change = "UPDATE devices_line SET max_incoming = 7 WHERE user_id = ANY($1::int[]) RETURNING max_incoming::text"
+
+    async def fails(ask):
+        assert await ask([(change, line)]) == [b"7"]
+        await ask([("SELECT 1::text",), ("SELECT 1 FROM no_such_table",)], commit=True)
+
+    async def forgets(ask):
+        await ask([(change, line)])
+
+    async def changes(ask):
+        before = await ask([("SELECT max_incoming::text FROM devices_line WHERE user_id = ANY($1::int[])", line)])
+        return before + await ask([(change, line)], commit=True)
+
+    with pytest.raises(ProgrammingError, match="no_such_table"):
+        await link.transact(fails)
+    with pytest.raises(RuntimeError):
+        await link.transact(forgets)
+    assert await link.transact(changes) == [b"", b"7"]
+    assert await sync_to_async(lambda: Line.objects.get(user=people["bob"]).max_incoming)() == 7
+
+
+async def echo(text, ask):
+    return await ask([("SELECT $1::text", text), ("SELECT 1::text",)], commit=True)
+
+
+@on_postgresql
+async def test_more_than_a_socket_takes_at_once_goes_both_ways(link):
+    long = b"x" * 20_000_000
+    assert await link.transact(partial(echo, long)) == [long, b"1"]
+
+
+@on_postgresql
+async def test_the_event_loops_own_connection_is_opened_anew_when_it_is_gone(link):
+    for busy in (False, True):
+        own = await link.transact(pid)
+        if busy:
+            asking = asyncio.ensure_future(link.transact(lambda ask: ask([("SELECT pg_sleep(60)",)])))
+            await asyncio.sleep(0)
+            await sync_to_async(end)(own)
+            with pytest.raises(OperationalError):
+                await asking
+        else:
+            await sync_to_async(end)(own)
+            while link.is_open:  # noqa: ASYNC110 - until the loop has read that it is gone
+                await asyncio.sleep(0)
+        assert not link.is_open
+        await sync_to_async(link.open)()
+        assert await link.transact(pid) != own
+
+
+@on_postgresql
+async def test_whoever_is_gone_in_the_middle_leaves_no_lock(link, people):
+    asked = asyncio.Event()
+
+    async def work(ask):
+        await ask([("SELECT 1 FROM devices_line FOR NO KEY UPDATE",)])
+        asked.set()
+        await ask([("SELECT pg_sleep(0.2)",)], commit=True)
+
+    asking = asyncio.ensure_future(link.transact(work))
+    await asked.wait()
+    asking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+    assert not link.is_open
+
+    def lock():
+        with transaction.atomic():
+            return len(Line.lock([people["bob"].pk]))
+
+    assert await sync_to_async(lock)() == 1
 
 
 @on_postgresql

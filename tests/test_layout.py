@@ -21,13 +21,14 @@ MAY_IMPORT = {
     "calls.machine": set(),
     "calls.protocol": {"calls.machine"},
     "calls.conf": {"calls.machine"},
-    "calls.models": {"calls.machine", "calls.conf", "calls.hot", "devices.models", "devices.presence"},
+    "calls.models": {"calls.machine", "calls.conf", "calls.hot"}
+    | {"devices.models", "devices.prepared", "devices.presence"},
     "calls.hot": {"calls.machine", "devices.models", "devices.prepared", "devices.presence"},
     "calls.facts": {"calls.machine", "calls.conf", "calls.models", "calls.hot"}
-    | {"devices.models", "devices.policy", "devices.presence"},
+    | {"devices.models", "devices.policy", "devices.prepared", "devices.presence"},
     "calls.push": {"calls.machine", "calls.conf", "calls.models", "devices.models"},
     "calls.history": {"calls.machine", "calls.models"},
-    "calls.desk": {"calls.machine", "calls.conf", "calls.pool", "calls.switchboard"},
+    "calls.desk": {"calls.machine", "calls.conf", "calls.pool", "calls.switchboard", "devices.prepared"},
     "calls.hub": set(),
     "calls.pool": {"calls.conf"},
     "calls.ice": {"calls.conf"},
@@ -48,7 +49,7 @@ MAY_IMPORT = {
         "calls.metrics",
         "calls.push",
     }
-    | {"devices.models", "devices.policy", "devices.presence"},
+    | {"devices.models", "devices.policy", "devices.prepared", "devices.presence"},
 }
 WAYS_IN = {
     "calls.admin",

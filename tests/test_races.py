@@ -24,7 +24,7 @@ from django.utils import timezone
 
 from calls import machine, models, switchboard
 from calls.clock import Clock
-from devices import presence
+from devices import prepared, presence
 from devices.models import Device, Line
 from tests.race_kit import (
     Contestant,
@@ -765,7 +765,7 @@ def test_a_device_that_returns_before_the_clock_acts_on_its_silence_has_missed_n
     call = talk(alice, phone) if joined else ring(alice, phone.user)
     alice.fall_silent(3600)
     now = timezone.now()
-    [(found, silent, _)] = switchboard.due(now, now - dt.timedelta(days=1), 0)[1]
+    [(found, silent, *_)] = switchboard.due(now, now - dt.timedelta(days=1), 0)[1]
     alice.returns()
     switchboard.perform(found, silent)
     assert found == call and leg_of(call, alice).online and story(call)[0] != "ended"
@@ -848,7 +848,7 @@ def test_a_move_before_the_old_device_is_lost_saves_the_call(alice, phone, lapto
     call = talk(alice, phone)
     phone.fall_silent(46)
     now = timezone.now()
-    [(_, silent, _)] = switchboard.due(now, now - dt.timedelta(days=1), 0)[1]
+    [(_, silent, *_)] = switchboard.due(now, now - dt.timedelta(days=1), 0)[1]
     clock = commanding(call, silent)  # it has found the leg, and waits
     moved, _ = in_order(laptop.moves(call), clock)
     assert refusal(moved) is None
@@ -1365,7 +1365,8 @@ async def test_what_was_committed_and_never_told_reaches_every_device_with_its_p
             before, now = models.lock([uuid.UUID(call)])[uuid.UUID(call)], timezone.now()
             bob = uuid.UUID(phone.device), "Phone", uuid.UUID(phone.page)
             command = machine.Answer(machine.Seat(before.legs[1].key, *bob))
-            models.store([models.Change(before, machine.decide(before, command, now), command)], [], now)
+            change = models.Change(before, machine.decide(before, command, now), command)
+            prepared.run(models.store(prepared.waiting, [change], [], now))
 
     await sync_to_async(answer_and_die)()
     await alice.ping()
