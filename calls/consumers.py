@@ -328,7 +328,7 @@ class SignalingConsumer(AsyncConsumer):
             device = {"id": str(said.device), "name": said.name, "kind": said.kind}
             self._send(protocol.encode({"t": "device", "device": device}))
 
-    def _take_call(self, call: machine.Call, views: dict[Any, str]) -> None:
+    def _take_call(self, call: machine.Call, views: dict[Any, tuple[str, str]]) -> None:
         assert self.seat is not None
         known = self.calls.get(call.id)
         if known is not None and known.v >= call.v:
@@ -337,13 +337,14 @@ class SignalingConsumer(AsyncConsumer):
         shape = machine.shape(call, seat.key, seat.device, seat.page)
         self._note(call, shape is not None)
         if shape is not None:
-            view = views.get(shape)
-            if view is None:
+            if shape not in views:
                 seen = machine.view(call, seat.key, seat.device, timezone.now(), seat.page)
-                view = views[shape] = protocol.encode(seen)
+                view = protocol.encode(seen)
+                views[shape] = view, protocol.event(view)
+            view, event = views[shape]
             if self.obeying:
                 self.told = call, view
-            self._send(protocol.event(view))
+            self._send(event)
         elif call.state == "ended":  # nothing of the call itself, but the person may have missed it
             self._send(protocol.encode({"t": "history"}))
 

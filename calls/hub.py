@@ -30,13 +30,13 @@ RETURN_MS = (200, 3000)  # after a restart devices come back spread over this ti
 
 class Said:
     """Something for these users' sockets: `what` names the `content`. Sockets that would show the same of it find what
-    the first one made in `views`."""
+    the first one made in `views`: the view, and the frame that tells of it."""
 
     __slots__ = ("content", "to", "views", "what")
 
     def __init__(self, to: tuple[str, ...], what: str, content: Any) -> None:
         self.to, self.what, self.content = to, what, content
-        self.views: dict[Any, str] = {}
+        self.views: dict[Any, tuple[str, str]] = {}
 
 
 class Letter(msgspec.Struct, frozen=True, array_like=True):
