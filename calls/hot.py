@@ -137,7 +137,7 @@ async def gather(
     ask: prepared.Ask, wanted: Wanted, *, now: dt.datetime, until: dt.datetime, skip_locked: bool = False
 ) -> World:
     """Locks the lines of callers and callees, then the calls, each in key order; then reads. One message and one back,
-    and another if a call is not what it was known to be.
+    and another if a call is not what it was taken for.
 
     The devices of `beats` are heard from, and count as online until then.
     """
@@ -151,7 +151,7 @@ async def gather(
         statements["locked"] = (_locked(skip_locked), prepared.array(calls))
     given: dict[str, set[Any]] = {
         "people": wanted.people | wanted.callers,
-        "calls": calls - wanted.known.keys(),
+        "calls": calls - wanted.known.keys() - wanted.invites,  # an invite's call is hardly ever there already
         "invites": wanted.invites,
         "watched": wanted.watched,
         "callees": callees,

@@ -172,9 +172,9 @@ class Link:
 
     async def _roll_back(self) -> None:
         try:
-            if self.exchange is not None:
-                self._break_off(OperationalError("whoever asked is gone"))
-            elif self.is_open and self._server.transaction_status != pq.TransactionStatus.IDLE:
+            if self.exchange is not None or not self.is_open:
+                raise OperationalError("whoever asked is gone, or the connection")
+            if self._server.transaction_status != pq.TransactionStatus.IDLE:
                 await self._ask([ROLLBACK])
         except BaseException as error:
             self._break_off(error)
