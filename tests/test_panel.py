@@ -7,6 +7,7 @@ import io
 import re
 import tracemalloc
 import uuid
+import zipfile
 from typing import get_args
 
 import pytest
@@ -477,6 +478,15 @@ def test_a_preview_is_confirmed_as_it_was_shown_once_it_fits_or_not_at_all(opera
     assert lines() == {"bob": 2}
     monkeypatch.setattr("calls.admin.line_files.MAX_FILE", 10)
     assert "split it, or leave columns out." in upload(operator, "user,max_incoming\nbob,3\n").content.decode()
+
+
+def test_a_small_workbook_that_unpacks_to_much_is_refused(operator):
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as parts:
+        parts.writestr("xl/worksheets/sheet1.xml", bytes(60_000_000))
+    file = SimpleUploadedFile("lines.xlsx", packed.getvalue())
+    said = operator.post("/admin/devices/line/import/", {"format": "1", "import_file": file}).content.decode()
+    assert "60 MB when it is unpacked, and may have 50: split it, or save it as CSV." in said
 
 
 async def test_a_long_file_is_read_and_written_in_a_few_statements_and_told(operator, page, people):

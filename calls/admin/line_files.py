@@ -4,6 +4,7 @@ However many rows there are, people, groups and lines are read together, and wri
 """
 
 import base64
+import zipfile
 import zlib
 from typing import Any
 
@@ -27,6 +28,7 @@ SWITCHES = ("multi_device", "may_switch")
 YES, NO = ("1", "true", "on", "yes"), ("0", "false", "off", "no")
 BATCH = 1000  # rows written by one statement
 MAX_FILE = 1_800_000  # bytes: until it is confirmed it is a field of a form, and Django takes 2.5 MB of these
+MAX_UNPACKED = 50_000_000  # bytes of a workbook, all of which is read into memory
 KEPT_S = 3600  # that a preview can be confirmed
 
 
@@ -156,6 +158,15 @@ class LineImportForm(ImportForm):
             raise forms.ValidationError(
                 f"The file has {file.size / 1e6:.1f} MB, and may have {MAX_FILE / 1e6}: split it, or leave columns out."
             )
+        if zipfile.is_zipfile(file):  # which a workbook is
+            with zipfile.ZipFile(file) as parts:
+                unpacked = sum(part.file_size for part in parts.infolist())
+            if unpacked > MAX_UNPACKED:
+                raise forms.ValidationError(
+                    f"The workbook has {unpacked / 1e6:.0f} MB when it is unpacked, and may have"
+                    f" {MAX_UNPACKED / 1e6:.0f}: split it, or save it as CSV."
+                )
+        file.seek(0)
         return file
 
 
