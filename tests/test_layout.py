@@ -138,3 +138,18 @@ def test_every_module_says_why_it_exists():
     for path in MODULES:
         if path.name not in ("__init__.py", "apps.py"):
             assert ast.get_docstring(ast.parse(path.read_text())), path
+
+
+def test_the_clients_page_asks_for_every_module_at_once():
+    """Else a browser finds those that others import only when it has read these."""
+    client = ROOT / "calls" / "static" / "calls"
+    todo, found = ["main.js", "pages.js"], set()
+    while todo:
+        name = todo.pop()
+        if name not in found:
+            found.add(name)
+            todo += re.findall(r'from "\./(\w+\.js)"', (client / name).read_text())
+    page = (ROOT / "templates" / "calls" / "client.html").read_text()
+    asks = r"""<(?:link rel="modulepreload" href|script type="module" src)="{% static 'calls/(\w+\.js)'"""
+    asked = re.findall(asks, page)
+    assert sorted(asked) == sorted(found)
