@@ -37,14 +37,17 @@ if (devices) {
 }
 """
 
-# Calls that this page places ring for two minutes, however slow the machine is on which they are looked at.
-LONG_RING = """
+# Calls that this page places ring so many seconds.
+RING = """
 const send = WebSocket.prototype.send;
 WebSocket.prototype.send = function (text) {
   const frame = JSON.parse(text);
-  send.call(this, JSON.stringify(frame.cmd === "invite" ? { ...frame, ring_s: 120 } : frame));
+  send.call(this, JSON.stringify(frame.cmd === "invite" ? { ...frame, ring_s: SECONDS } : frame));
 };
 """
+LONG_RING = RING.replace("SECONDS", "120")  # however slow the machine is on which they are looked at
+SHORT_RING_S = 6  # to wait for its end
+SHORT_RING = RING.replace("SECONDS", str(SHORT_RING_S))
 
 STATS = """async () => {
   const pc = window.connections.findLast((one) => one.connectionState === "connected");

@@ -1,5 +1,6 @@
 """A real server, outside debug, on a database of its own."""
 
+import json
 import os
 import secrets
 import signal
@@ -20,7 +21,6 @@ from tests.servers import COMMAND
 ROOT = Path(__file__).resolve().parent.parent.parent
 PASSWORD = "a-password-for-browser-tests"
 START_S = 60
-RING_S = 15  # long enough for a slow machine, short enough to wait for its end
 
 
 class Site:
@@ -34,6 +34,7 @@ class Site:
         self.url = f"http://127.0.0.1:{self.socket.getsockname()[1]}"
         self.log = var / "serve.log"
         self.process: subprocess.Popen[bytes] | None = None
+        self.commands: subprocess.Popen[str] | None = None
         parts = urlsplit(database_url)
         kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TMPDIR") if name in os.environ}
         self.environment = kept | {
@@ -46,7 +47,6 @@ class Site:
             "HTTPS": "off",
             "SECRET_KEY": secrets.token_urlsafe(50),
             "ALLOWED_HOSTS": "127.0.0.1",
-            "RING_S": str(RING_S),
             "DEMO_PASSWORD": PASSWORD,
             "PUSH_KEY": "m4Y6yUTgzdHuwkv_JcGpmMeqcmUFYFyKo1XnkPLVzRI",
             "PUSH_CONTACT": "mailto:ops@example.com",
@@ -59,12 +59,23 @@ class Site:
             self.manage(*command)
 
     def manage(self, *command: str) -> str:
-        """What `manage.py` says to this command."""
-        done = subprocess.run(
-            [sys.executable, "manage.py", *command], cwd=ROOT, env=self.environment, capture_output=True, text=True
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
+        """What `manage.py` says to this command. One process runs them all."""
+        if self.commands is None:
+            with open(self.log, "ab") as log:
+                self.commands = subprocess.Popen(
+                    [sys.executable, "-m", "tests.browser.commands"],
+                    cwd=ROOT,
+                    env=self.environment,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=log,
+                    text=True,
+                )
+        assert self.commands.stdin and self.commands.stdout
+        print(json.dumps(command), file=self.commands.stdin, flush=True)
+        good, said = json.loads(self.commands.stdout.readline() or '[false, "It ended."]')
+        assert good, said
+        return said
 
     def line(self, user: str, *changes: str) -> str:
         """What the operator does to a line: `site.line("bob", "--multi-device", "off")`."""
@@ -111,6 +122,8 @@ class Site:
             process.wait()
 
     def drop(self) -> None:
+        if self.commands is not None:
+            self.commands.communicate()
         self.socket.close()
         self._admin("DROP DATABASE IF EXISTS {} WITH (FORCE)")
 

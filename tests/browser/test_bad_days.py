@@ -5,7 +5,7 @@ import signal
 
 from playwright.sync_api import expect
 
-from tests.browser.person import PATIENCE_S, in_a_call
+from tests.browser.person import PATIENCE_S, SHORT_RING, in_a_call
 
 KEPT = """() => new Promise((resolve) => {
   const opened = indexedDB.open("calls", 1);
@@ -48,7 +48,8 @@ def test_who_hangs_up_while_the_server_hangs_is_out_at_once_and_the_other_when_i
     expect(alice.toasts).to_contain_text("Call ended")
 
 
-def test_a_ring_stops_by_itself_when_nothing_more_is_heard_of_it(site, alice, bob):
+def test_a_ring_stops_by_itself_when_nothing_more_is_heard_of_it(site, sign_in, bob):
+    alice = sign_in("alice", script=SHORT_RING)
     alice.calls("bob", "audio")
     bob.rings()
     assert site.process

@@ -4,8 +4,7 @@ import time
 
 from playwright.sync_api import expect
 
-from tests.browser.person import PATIENCE_S, in_a_call
-from tests.browser.served import RING_S
+from tests.browser.person import PATIENCE_S, SHORT_RING, SHORT_RING_S, in_a_call
 
 DENIED = """
 window.allow = false;
@@ -121,10 +120,11 @@ def test_a_cancelled_call_is_a_missed_call(alice, bob):
     expect(bob.notices.locator(".notice")).to_have_count(0)
 
 
-def test_nobody_answers(alice, bob):
+def test_nobody_answers(sign_in, bob):
+    alice = sign_in("alice", script=SHORT_RING)
     alice.calls("bob", "audio")
     bob.rings()
-    expect(bob.ring).to_be_hidden(timeout=(RING_S + 5) * 1000)
+    expect(bob.ring).to_be_hidden(timeout=(SHORT_RING_S + 5) * 1000)
     expect(alice.title).to_have_text("Bob did not answer", timeout=10_000)
     expect(bob.notices).to_contain_text("Missed call from Alice")
     alice.presses("call-again")
