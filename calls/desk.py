@@ -115,9 +115,7 @@ class Desk:
     async def _settled(self, orders: Sequence[Order], beats: Sequence[Beat | None]) -> switchboard.Settled:
         if connection.vendor != "postgresql":
             return await pool.run(switchboard.decide_together, orders, beats)
-        if not self.for_orders.is_open:
-            await pool.run(self.for_orders.open)
-        return await switchboard.decide_in(self.for_orders, orders, beats)
+        return await switchboard.decide_in(await _opened(self.for_orders), orders, beats)
 
     async def _look(self) -> None:
         """Answers pings: a few at once; the more there are, the longer the next ones wait for each other."""
@@ -142,9 +140,8 @@ class Desk:
     async def _caught_up(self, pages: Sequence[CatchUp], beats: Mapping[uuid.UUID, uuid.UUID]) -> switchboard.CaughtUp:
         if connection.vendor != "postgresql":
             return await pool.run(switchboard.catch_up, pages, beats)
-        if not self.for_pings.is_open:
-            await pool.run(self.for_pings.open)
-        return await self.for_pings.transact(lambda ask: switchboard.caught_up(ask, pages, beats))
+        link = await _opened(self.for_pings)
+        return await link.transact(lambda ask: switchboard.caught_up(ask, pages, beats))
 
     def _failed(self, batch: Sequence[Asked], error: Exception) -> None:
         """Whoever is at fault hears of it when it is tried alone; but nobody is when nothing can be tried."""
@@ -166,6 +163,12 @@ class Desk:
         task = asyncio.create_task(work)
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
+
+
+async def _opened(link: prepared.Link) -> prepared.Link:
+    if not link.is_open:
+        await pool.run(link.open)
+    return link
 
 
 def _settle_alone(asked: Asked) -> Any:

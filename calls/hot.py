@@ -162,8 +162,9 @@ async def gather(
     answers = dict(zip(statements, await ask(statements.values()), strict=True))
     world = _world(answers["world"]) if given else World()
     if calls:
-        world.calls = _held([*wanted.known.values(), *(world.calls or ())], answers["locked"])
-        changed = _versions(answers["locked"] or b"{}").keys() - {call.id for call in world.calls}
+        versions = _versions(answers["locked"] or b"{}")
+        world.calls = _held([*wanted.known.values(), *(world.calls or ())], versions)
+        changed = versions.keys() - {call.id for call in world.calls}
         if changed:
             (answer,) = await ask([(_reading(("calls",)), prepared.array(changed))])
             world.calls += _world(answer).calls or ()
@@ -196,12 +197,11 @@ def lock(call_ids: Collection[uuid.UUID], *, skip_locked: bool = False) -> list[
     """Those calls that exist; their rows, taken in key order, stay locked until the transaction ends."""
     calls = prepared.array(call_ids)
     locked, world = prepared.ask_all([(_locked(skip_locked), calls), (_reading(("calls",)), calls)])
-    return _held(_world(world).calls or (), locked)
+    return _held(_world(world).calls or (), _versions(locked or b"{}"))
 
 
-def _held(calls: Iterable[Call], locked: bytes) -> list[Call]:
-    """Those of the calls that were locked, and are still what they were."""
-    versions = _versions(locked or b"{}")
+def _held(calls: Iterable[Call], versions: Mapping[uuid.UUID, int]) -> list[Call]:
+    """Those of the calls that were locked, in these versions, and are still what they were."""
     return [call for call in calls if versions.get(call.id) == call.v]
 
 

@@ -29,6 +29,7 @@ Statement = tuple[Any, ...]  # SQL, and a text for each of $1, $2 and so on, whi
 # is looked up by key is looked up by index, however few rows there were.
 PLANS = ("enable_seqscan", "enable_hashjoin", "enable_mergejoin")
 BEGIN: Statement = ("BEGIN",)
+PLAN: Statement = ("SELECT " + ", ".join(f"set_config('{name}', 'off', true)" for name in PLANS),)
 COMMIT: Statement = ("COMMIT",)
 ROLLBACK: Statement = ("ROLLBACK",)
 
@@ -59,9 +60,7 @@ def ask_all(statements: Iterable[Statement], *, commit: bool = False) -> list[by
         link: Any = connection.connection
         server: pq.abc.PGconn = link.pgconn
         asked = list(statements)
-        begin: tuple[Statement, ...] = ()
-        if server.transaction_status == pq.TransactionStatus.IDLE:
-            begin = (BEGIN, ("SELECT " + ", ".join(f"set_config('{name}', 'off', true)" for name in PLANS),))
+        begin = (BEGIN, PLAN) if server.transaction_status == pq.TransactionStatus.IDLE else ()
         end = (COMMIT,) if commit or link.autocommit else ()
         try:
             answers = _wait(_Exchange(link, [*begin, *asked, *end]))
