@@ -8,11 +8,14 @@ whose versions are locked; tests/test_server.py holds every promise made here.
 import asyncio
 import contextlib
 import logging
+import selectors
 import signal
 import socket
 import sys
 import time
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable
+from itertools import takewhile
 from typing import Any
 
 import uvloop
@@ -49,6 +52,8 @@ READ_BYTES = 4 * 1024  # parsed in one go, while all other sockets wait: it may 
 BODY_BYTES = 2_621_440  # of one HTTP request: Django's own limit, but daphne would hold all of it in memory first
 BACKLOG = 1024  # connections not accepted yet: a restart brings all devices back at once
 HANDSHAKE_S = 10  # for the application to accept a socket
+PATIENCE = "callplatform.patience"  # an extension of ASGI: the application says whether it awaits anything urgent
+PATIENCE_S = 0.1  # the longest that a patient socket is not looked at
 
 
 def log_fault(event: Any) -> None:
@@ -86,6 +91,50 @@ class Inbox(asyncio.Queue[Message]):
         return MESSAGE_WEIGHT + len(message.get("text") or message.get("bytes") or "")
 
 
+class Patient:
+    """Sockets from which nothing urgent is expected. When they are many they are read together, ten times a second: to
+    be woken for one ping costs more than to answer it."""
+
+    def __init__(self, many: int) -> None:
+        self.many = many
+        self.sockets: set[WebSocket] = set()
+        self.together: dict[WebSocket, int] = {}  # those that are read so, and their descriptors
+        self.selector = selectors.DefaultSelector()
+        self.looking = False
+
+    def add(self, socket: "WebSocket") -> None:
+        self.sockets.add(socket)
+        if len(self.sockets) < self.many or socket.paused or socket in self.together:
+            return
+        socket.transport.stopReading()
+        self.together[socket] = socket.transport.fileno()
+        self.selector.register(self.together[socket], selectors.EVENT_READ, socket)
+        if not self.looking:
+            self.looking = True
+            twisted_loop.call_later(PATIENCE_S, self._look)
+
+    def remove(self, socket: "WebSocket") -> None:
+        self.sockets.discard(socket)
+        if socket in self.together:
+            self.selector.unregister(self.together.pop(socket))
+            socket.transport.resumeProducing()
+
+    def _look(self) -> None:
+        for key, _ in self.selector.select(0):
+            socket = key.data
+            try:
+                gone = socket.transport.doRead()
+            except Exception:
+                logger.exception("A socket failed, and is dropped")
+                socket.dropConnection(abort=True)
+            else:
+                if gone or socket.is_midway:  # the reactor reads its end, or the rest of a message
+                    self.remove(socket)
+        self.looking = bool(self.together)
+        if self.looking:
+            twisted_loop.call_later(PATIENCE_S, self._look)
+
+
 class WebSocket(WebSocketProtocol):
     """One socket. Autobahn's names are overridden in the order in which a socket lives."""
 
@@ -98,13 +147,18 @@ class WebSocket(WebSocketProtocol):
         super().connectionMade()
         self.transport.bufferSize = READ_BYTES
 
+    def onOpen(self) -> None:
+        super().onOpen()
+        self.note_heard()
+
     def dataReceived(self, data: bytes) -> None:
         if hasattr(self, "handshake_deferred"):  # not accepted yet; RFC 6455, 4.1: the client must wait for that
             self.dropConnection(abort=True)
             return
-        self.heard = twisted_loop.time()
-        if self.state == self.STATE_OPEN and not self.data and self.current_frame is None and not self.inside_message:
-            data = self._take_texts(data)
+        if self.state == self.STATE_OPEN:
+            self.note_heard()
+            if not self.is_midway:
+                data = self._take_texts(data)
         if data:
             super().dataReceived(data)
 
@@ -132,7 +186,18 @@ class WebSocket(WebSocketProtocol):
             at = end
         return data[at:]
 
+    @property
+    def is_midway(self) -> bool:
+        """Whether the rest of a message is on its way."""
+        return bool(self.data) or self.current_frame is not None or self.inside_message
+
+    def note_heard(self) -> None:
+        self.heard = twisted_loop.time()
+        self.server.by_silence[self] = None
+        self.server.by_silence.move_to_end(self)
+
     def pause(self) -> None:
+        self.server.patient.remove(self)
         self.paused = True
         self.transport.pauseProducing()
 
@@ -164,7 +229,7 @@ class WebSocket(WebSocketProtocol):
         if self.state != self.STATE_OPEN:
             return
         if self.paused:  # what it says may lie unread behind a flood
-            self.heard = now
+            self.note_heard()
         elif self.asked > self.heard:
             if now - self.asked > ping_timeout:
                 self.onAutoPingTimeout()
@@ -182,6 +247,8 @@ class WebSocket(WebSocketProtocol):
         elif self.state == self.STATE_OPEN:  # else nobody hears it any more, which is not the application's fault
             if message.get("type") == "websocket.send" and message.get("text") and not message.get("bytes"):
                 self._send_text(message["text"])
+            elif message.get("type") == PATIENCE:
+                (self.server.patient.add if message["on"] else self.server.patient.remove)(self)
             elif message.get("type") == "websocket.close":
                 self.close(message.get("code") or 1000, message.get("reason") or "")
             else:
@@ -221,6 +288,7 @@ class WebSocket(WebSocketProtocol):
             raise ValueError(f"{code} is not a close code that may be sent")
         if self.state == self.STATE_OPEN:
             self.sendCloseFrame(code, encode_truncate(reason, 123))
+            self.server.patient.remove(self)
             self.resume()  # or its answer would lie unread behind a flood
 
     def application_ended(self, failed: bool) -> None:
@@ -338,9 +406,12 @@ class Server(DaphneServer):
         ping_timeout: float,
         closing_timeout: float,
         reading_timeout: float,
+        many_patient: int,
     ) -> None:
         super().__init__(application, endpoints=["given to run()"], server_name="")
         self.connections: dict[Any, dict[str, Any]] = {}
+        self.patient = Patient(many_patient)
+        self.by_silence: OrderedDict[WebSocket, None] = OrderedDict()  # open sockets, the longest silent first
         self.ping_interval, self.ping_timeout = ping_interval, ping_timeout
         self.closing_timeout, self.reading_timeout = closing_timeout, reading_timeout
         self.stopping = False
@@ -392,9 +463,11 @@ class Server(DaphneServer):
         while True:
             await asyncio.sleep(self.ping_interval / 8)
             now = twisted_loop.time()
-            for protocol in list(self.connections):
-                if isinstance(protocol, WebSocket):
-                    protocol.look_after(now, self.ping_interval, self.ping_timeout)
+            for protocol in self._silent_at(now):
+                protocol.look_after(now, self.ping_interval, self.ping_timeout)
+
+    def _silent_at(self, now: float) -> list[WebSocket]:
+        return list(takewhile(lambda socket: now - socket.heard > self.ping_interval, self.by_silence))
 
     async def _stop(self, on_stop: Hook | None) -> None:
         self.stopping = True
@@ -431,6 +504,7 @@ class Server(DaphneServer):
             return None
         inbox = Inbox(protocol) if isinstance(protocol, WebSocket) else asyncio.Queue[Message]()
         scope["asgi"] = {"version": "3.0"}
+        scope["extensions"] = {PATIENCE: {}} if isinstance(protocol, WebSocket) else {}
         task = twisted_loop.create_task(self._run_application(protocol, scope, inbox))
         self.connections[protocol]["application_instance"] = task
         task.add_done_callback(lambda _: self._forget(protocol))
@@ -461,6 +535,9 @@ class Server(DaphneServer):
         entry = self.connections.get(protocol)
         if entry is None or "disconnected" in entry:
             return
+        if isinstance(protocol, WebSocket):
+            self.patient.remove(protocol)
+            self.by_silence.pop(protocol, None)
         super().protocol_disconnected(protocol)
         task = entry.get("application_instance")
         if task is not None and not task.done():
@@ -489,6 +566,7 @@ def serve(
     ping_timeout: float = 10.0,
     closing_timeout: float = 5.0,
     reading_timeout: float = 60.0,
+    many_patient: int = 1000,
 ) -> None:
     """Serves the ASGI application until SIGTERM or SIGINT; exits with 1 and one sentence when it cannot listen.
 
@@ -499,7 +577,8 @@ def serve(
     to answer a close, and how long each step has when the server stops: `on_stop` (which should close the application's
     sockets; the others are closed with 1012), then the applications that are left, then those that had to be cancelled.
     An application waits for the peer to read its answer, and a peer that reads nothing for `reading_timeout` seconds is
-    dropped.
+    dropped. An application that awaits nothing urgent from a socket may send {"type": "callplatform.patience", "on":
+    True}: from `many_patient` such sockets on, they are read ten times a second, until they are told that it is False.
     """
     try:
         if fd is not None:
@@ -510,4 +589,5 @@ def serve(
     except OSError as error:
         place = f"{host}:{port}" if fd is None else f"file descriptor {fd}"
         sys.exit(f"Cannot listen on {place}: {str(error.strerror).partition(' (')[0]}.")
-    Server(application, ping_interval, ping_timeout, closing_timeout, reading_timeout).run(listener, on_start, on_stop)
+    server = Server(application, ping_interval, ping_timeout, closing_timeout, reading_timeout, many_patient)
+    server.run(listener, on_start, on_stop)

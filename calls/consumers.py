@@ -36,6 +36,7 @@ BEAT_S = 2.0  # presence is written at most this often
 MAX_UNSENT = 256  # frames waiting for a slow reader; one more drops the socket
 MAX_DEBT = 1000  # frames refused as over the rate and not waited for; then the socket is closed as flooding
 UNAVAILABLE_MS = 1000
+PATIENCE = "callplatform.patience"  # what our own server offers: to read sockets that wait for nothing all together
 
 
 class SignalingConsumer(AsyncConsumer):
@@ -54,7 +55,8 @@ class SignalingConsumer(AsyncConsumer):
         self.held_back: list[Said] | None = []  # what happens while the welcome is being made
         self.unsent: deque[dict[str, Any]] = deque()
         self.sender: asyncio.Task[None] | None = None
-        self.closing = False
+        self.closing = self.patient = False
+        self.can_be_patient = PATIENCE in scope.get("extensions", {})
         self.obeying = False
         self.told: tuple[machine.Call, str] | None = None  # a change that this device asked for, and its view
         self.beat_at = 0.0
@@ -96,6 +98,7 @@ class SignalingConsumer(AsyncConsumer):
         if isinstance(frame, protocol.Ping):
             self._ping(frame)
         else:
+            self._be_patient(False)
             await self._answer(frame.id, self._obey(frame))
 
     async def _answer(self, re: str, obeying: Coroutine[Any, Any, None]) -> None:
@@ -243,6 +246,8 @@ class SignalingConsumer(AsyncConsumer):
             self.ice_at = time.monotonic()
             pong["ice"] = ice.servers(self.username)
         self._send(protocol.encode(pong))
+        if not self.calls:
+            self._be_patient(True)
 
     async def _heard(self, seat: Seat, call: machine.Call) -> machine.Call:
         """The call, after the others were told that this device, silent for a while, is back in it."""
@@ -384,6 +389,14 @@ class SignalingConsumer(AsyncConsumer):
             known = self.calls.get(call.id)
             if known is None or known.v <= call.v:
                 self.calls[call.id] = call
+                self._be_patient(False)
+
+    def _be_patient(self, patient: bool) -> None:
+        """Whether this device has nothing urgent to say: it is in no call, and only pings. Its first words after that
+        may wait for those of others."""
+        if self.patient != patient and self.can_be_patient:
+            self.patient = patient
+            self._post({"type": PATIENCE, "on": patient})
 
     def _is_mine(self, mail: Mail) -> bool:
         if self.seat is None or (mail.device, mail.page) != (self.seat.device, self.seat.page):

@@ -67,7 +67,11 @@ async def websocket(scope: Message, receive: Receive, send: Send) -> None:
             await released.wait()
         await send({"type": "websocket.accept"})
         open_sockets.append(send)
+        patient = scope["path"] == "/patient"
         while (message := await receive())["type"] != "websocket.disconnect":
+            if patient:
+                await send({"type": "callplatform.patience", "on": True})
+                patient = False
             command, _, rest = (message.get("text") or "").partition(" ")
             match command:
                 case "close":
@@ -87,6 +91,8 @@ async def websocket(scope: Message, receive: Receive, send: Send) -> None:
                     released.clear()
                 case "release":
                     released.set()
+                case "hurry":
+                    await send({"type": "callplatform.patience", "on": False})
                 case "count":
                     count += 1
                 case "total":

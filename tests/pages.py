@@ -144,6 +144,8 @@ class Local(Page):
     def __init__(self, application: Any, headers: list[tuple[bytes, bytes]], user: str, **kwargs: Any) -> None:
         super().__init__(user, **kwargs)
         self.communicator = WebsocketCommunicator(application, "/ws/", headers=headers)
+        self.communicator.scope["extensions"] = {"callplatform.patience": {}}
+        self.patient = False  # whether the server is told that nothing urgent comes from here
 
     async def open(self) -> "Local":
         connected, _ = await self.communicator.connect(timeout=WAIT_S)
@@ -155,7 +157,8 @@ class Local(Page):
         await self.communicator.send_input({"type": "websocket.receive", kind: text})
 
     async def receive(self) -> str:
-        message = await self.communicator.receive_output(WAIT_S)
+        while (message := await self.communicator.receive_output(WAIT_S))["type"] == "callplatform.patience":
+            self.patient = message["on"]
         if message["type"] == "websocket.close":
             raise Closed(message["code"])
         return str(message["text"])

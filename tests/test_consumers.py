@@ -332,6 +332,23 @@ async def test_leaving_for_a_call_that_is_gone_leaves_nothing(talking, page, peo
     assert alice.calls[first]["state"] == "active"
 
 
+async def test_the_server_is_told_which_devices_may_be_read_later(page):
+    alice, bob = await page("alice"), await page("bob")
+    await alice.ping()
+    await bob.ping()
+    await bob.ping()  # what the server is told goes behind the pong
+    assert bob.patient
+    call = (await alice.invite("bob"))["call"]["id"]
+    await bob.sees(call, state="ringing")
+    await bob.ping()
+    await alice.ping()
+    assert (alice.patient, bob.patient) == (False, False)
+    assert (await bob.ask("reject", call=call))["ok"]
+    await bob.ping()
+    await bob.ping()
+    assert bob.patient
+
+
 async def test_a_ping_brings_what_was_missed_and_drops_what_is_gone(talking):
     alice, phone, _, call = talking
     stranger = str(uuid.uuid4())

@@ -28,6 +28,7 @@ from tests import echo_app
 ROOT = Path(__file__).resolve().parent.parent
 MIB = 1024 * 1024
 NAMES = itertools.count()
+WAYS = ["", "patient"]  # in which a socket is read
 
 on_linux = pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="memory is read from Linux's /proc")
 
@@ -158,7 +159,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Server]]:
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """One server for all tests that leave it as they found it."""
-    server = Server(tmp_path_factory.mktemp("shared") / "server.log", ping_interval=0.5, ping_timeout=2)
+    server = Server(tmp_path_factory.mktemp("shared") / "server.log", ping_interval=0.5, ping_timeout=2, many_patient=1)
     yield server
     assert server.stop() == 0, server.logged()
     server.process.stdout.close()
@@ -243,8 +244,11 @@ async def test_a_reader_that_keeps_up_may_be_sent_more_than_that_in_one_go(serve
 
 
 @on_linux
-async def test_a_sender_that_floods_a_busy_application_has_to_wait_and_loses_nothing(server: Server, name: str) -> None:
-    async with server.connect(f"?{name}") as flood, server.connect("?other") as other:
+@pytest.mark.parametrize("path", WAYS)
+async def test_a_sender_that_floods_a_busy_application_has_to_wait_and_loses_nothing(
+    server: Server, name: str, path: str
+) -> None:
+    async with server.connect(f"{path}?{name}") as flood, server.connect("?other") as other:
         await flood.send("hold")
         await server.hears(f"{name} holds")
         before = server.forget_peak()
@@ -284,6 +288,23 @@ async def test_a_flood_of_tiny_frames_costs_no_more_than_one_of_large_frames(ser
         await flood.send("total")
         assert await asyncio.wait_for(flood.recv(), 30) == "30000"
         assert server.memory("VmHWM") - before < 2 * MIB
+
+
+async def test_a_patient_socket_waits_for_others_until_it_is_urgent(server: Server, name: str) -> None:
+    async def took(peer: ClientConnection) -> float:
+        began = time.monotonic()
+        for _ in range(10):
+            await echo(peer)
+        return time.monotonic() - began
+
+    async with server.connect("?other") as other, server.connect(f"patient?{name}") as peer:
+        await echo(peer)
+        waited = await took(peer)  # each for the next look, of ten in a second
+        assert waited > 0.8
+        await echo(peer, "x" * 60_000)  # in pieces
+        assert await took(other) < waited / 2
+        await peer.send("hurry")
+        assert await took(peer) < waited / 2
 
 
 async def test_other_sockets_have_their_turn_while_one_floods(start: Callable[..., Server]) -> None:
@@ -479,11 +500,12 @@ async def test_an_application_that_raises_before_it_accepts_answers_500(server: 
     assert refused.value.response.status_code == 500
 
 
+@pytest.mark.parametrize("path", WAYS)
 @pytest.mark.parametrize("code, seen", [(1000, 1000), (4001, 4001), (None, 1005), ("drop", 1006)])
 async def test_a_disconnect_reaches_the_application_with_its_code(
-    server: Server, name: str, code: int | str | None, seen: int
+    server: Server, name: str, code: int | str | None, seen: int, path: str
 ) -> None:
-    async with server.connect(f"?{name}") as peer:
+    async with server.connect(f"{path}?{name}") as peer:
         await echo(peer)
         if code == "drop":
             peer.transport.abort()
@@ -495,8 +517,13 @@ async def test_a_disconnect_reaches_the_application_with_its_code(
     await server.hears(f"{name} finally")
 
 
-async def test_a_peer_that_answers_no_ping_is_dropped_and_one_that_does_stays(server: Server, name: str) -> None:
-    async with server.connect(f"?{name}") as dead, server.connect("?alive") as alive:
+@pytest.mark.parametrize("path", WAYS)
+async def test_a_peer_that_answers_no_ping_is_dropped_and_one_that_does_stays(
+    server: Server, name: str, path: str
+) -> None:
+    async with server.connect(f"{path}?{name}") as dead, server.connect(f"{path}?alive") as alive:
+        await echo(dead)
+        await echo(alive)
         dead.transport.pause_reading()
         await server.hears(f"{name} disconnect 1006")
         await echo(alive)
