@@ -16,7 +16,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from itertools import takewhile
-from typing import Any
+from typing import Any, ClassVar
 
 import uvloop
 
@@ -138,6 +138,7 @@ class Patient:
 class WebSocket(WebSocketProtocol):
     """One socket. Autobahn's names are overridden in the order in which a socket lives."""
 
+    CONFIG_ATTRS: ClassVar[list[str]] = []  # else each socket has a copy of all options, and says so to a log
     frame_data: list[bytes]
     message_data: list[bytes]
     paused = False
@@ -428,6 +429,9 @@ class Server(DaphneServer):
             maxMessagePayloadSize=FRAME_BYTES,
             openHandshakeTimeout=HANDSHAKE_S,
         )
+        for name in WebSocketProtocol.CONFIG_ATTRS:
+            option = getattr(self.ws_factory, name)
+            setattr(WebSocket, name, staticmethod(option) if callable(option) else option)
 
     def run(self, listener: socket.socket, on_start: Hook | None, on_stop: Hook | None) -> None:
         observers: Any = [log_fault]

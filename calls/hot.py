@@ -193,6 +193,13 @@ def _line(row: bytes, groups: tuple[bytes, ...]) -> Line:
     return line
 
 
+def line(key: Any) -> Line | None:
+    """Somebody's line, with its group."""
+    world = _world(prepared.ask(_one_line(), prepared.array([key])))
+    groups = tuple(map(bytes, world.groups or ()))
+    return next((_line.__wrapped__(bytes(row), groups) for row in world.lines or ()), None)
+
+
 def lock(call_ids: Collection[uuid.UUID], *, skip_locked: bool = False) -> list[Call]:
     """Those calls that exist; their rows, taken in key order, stay locked until the transaction ends."""
     calls = prepared.array(call_ids)
@@ -235,6 +242,7 @@ class Answer(World):
     """As PostgreSQL gives it."""
 
     users: list[msgspec.Raw] | None = None
+    lines: list[msgspec.Raw] | None = None
     groups: list[msgspec.Raw] | None = None
 
 
@@ -297,6 +305,16 @@ def _reading(given: tuple[str, ...]) -> str:
         marks["group"] = prepared.columns(LineGroup)
     parts += [part for part, name in (("spent", "invites"), ("seen", "watched")) if name in given]
     return "SELECT json_build_object(" + ", ".join(f"'{part}', ({READ[part].format(**marks)})" for part in parts) + ")"
+
+
+@cache
+def _one_line() -> str:
+    groups = READ["groups"].format(people=_keys(1), group=prepared.columns(LineGroup))
+    return f"""
+        SELECT json_build_object('groups', ({groups}), 'lines', (SELECT json_agg(line) FROM (
+            SELECT {prepared.columns(Line)} FROM devices_line WHERE user_id = ANY({_keys(1)})
+        ) line))
+    """
 
 
 @cache

@@ -13,7 +13,7 @@ from django.db.models import F, Q
 
 from calls import conf, hot, machine
 from devices import prepared, presence
-from devices.models import Device
+from devices.models import Device, Line
 
 LIVE = Q(state__in=machine.LIVE)
 
@@ -222,6 +222,13 @@ def load_all(rows: "models.QuerySet[Call]") -> list[machine.Call]:
         machine.Call(id, v, kind, state, str(host), placed_at, tuple(legs[id]), *rest)
         for id, v, kind, state, host, placed_at, *rest in found
     ]
+
+
+def line(key: Any) -> Line | None:
+    """Somebody's line, with its group."""
+    if connection.vendor == "postgresql":
+        return hot.line(key)
+    return Line.objects.select_related("group").filter(user=key).first()
 
 
 async def catch_up(

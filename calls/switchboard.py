@@ -428,11 +428,11 @@ def line_view(line: Line) -> dict[str, Any]:
 
 def line_of(key: Key) -> Line:
     """The user's line, made when first needed."""
-    lines = Line.objects.select_related("group").filter(user=key)
-    line = lines.first()
+    line = models.line(key)
     if line is None:
         Line.make([key])
-        line = lines.get()
+        line = models.line(key)
+        assert line is not None
     return line
 
 

@@ -158,6 +158,27 @@ def test_both_gather_the_same(story, seats, people, upto):
 
 
 @on_postgresql
+def test_both_read_the_same_line(people, monkeypatch):
+    sales = LineGroup.objects.create(name="Sales", max_incoming=4, edition="until", edition_until=NOW)
+    Line.make([people[name].pk for name in ("alice", "bob")])
+    Line.objects.filter(user=people["bob"]).update(group=sales, favourites=["alice"], dnd=True, language="de")
+    read = {}
+    for vendor in ("postgresql", "the ORM"):
+        monkeypatch.setattr(connection, "vendor", vendor)
+        read[vendor] = [models.line(people[name].pk) for name in ("alice", "bob", "carol")]
+        monkeypatch.undo()
+
+    def plain(row):
+        return row and {name: value for name, value in vars(row).items() if name != "_state"}
+
+    one, other = ([(plain(line), line and plain(line.group)) for line in lines] for lines in read.values())
+    assert one == other
+    alice, bob, carol = read["postgresql"]
+    assert (alice.group, bob.group.name, carol) == (None, "Sales", None)
+    assert models.line(people["bob"].pk) is not models.line(people["bob"].pk), "whoever changes one changes no other"
+
+
+@on_postgresql
 @pytest.mark.parametrize("upto", [1, 4])
 def test_both_catch_up_with_the_same(story, seats, upto, monkeypatch):
     with transaction.atomic():
