@@ -9,7 +9,7 @@ import re
 import warnings
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import environ
 from django.core.exceptions import ImproperlyConfigured
@@ -137,6 +137,9 @@ class Environment:
             raise ImproperlyConfigured(f"{name} cannot be read: it must look like {shape}.") from None
         if config["NAME"] in ("", ":memory:"):
             raise ImproperlyConfigured(f"{name} names no database: it must look like {shape}.")
+        directory = re.search(r"//(?:[^@/]*@)?(%2F[^:/]*)", url, re.IGNORECASE)  # of a Unix socket, as libpq takes it
+        if directory:
+            config["HOST"] = unquote(directory[1])
         return config
 
     def redis(self, name: str) -> str:
