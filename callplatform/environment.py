@@ -137,9 +137,9 @@ class Environment:
             raise ImproperlyConfigured(f"{name} cannot be read: it must look like {shape}.") from None
         if config["NAME"] in ("", ":memory:"):
             raise ImproperlyConfigured(f"{name} names no database: it must look like {shape}.")
-        directory = re.search(r"//(?:[^@/]*@)?(%2F[^:/]*)", url, re.IGNORECASE)  # of a Unix socket, as libpq takes it
-        if directory:
-            config["HOST"] = unquote(directory[1])
+        host = unquote(urlsplit(url).netloc.rpartition("@")[2].partition(":")[0])
+        if host.startswith("/"):  # the directory of a Unix socket, as libpq takes it
+            config["HOST"] = host
         return config
 
     def redis(self, name: str) -> str:

@@ -506,9 +506,10 @@ class Server(DaphneServer):
     def create_application(self, protocol: Any, scope: dict[str, Any]) -> asyncio.Queue[Message] | None:
         if protocol not in self.connections:
             return None
-        inbox = Inbox(protocol) if isinstance(protocol, WebSocket) else asyncio.Queue[Message]()
+        inbox = asyncio.Queue[Message]()
         scope["asgi"] = {"version": "3.0"}
-        scope["extensions"] = {PATIENCE: {}} if isinstance(protocol, WebSocket) else {}
+        if isinstance(protocol, WebSocket):
+            inbox, scope["extensions"] = Inbox(protocol), {PATIENCE: {}}
         task = twisted_loop.create_task(self._run_application(protocol, scope, inbox))
         self.connections[protocol]["application_instance"] = task
         task.add_done_callback(lambda _: self._forget(protocol))
@@ -539,9 +540,8 @@ class Server(DaphneServer):
         entry = self.connections.get(protocol)
         if entry is None or "disconnected" in entry:
             return
-        if isinstance(protocol, WebSocket):
-            self.patient.remove(protocol)
-            self.by_silence.pop(protocol, None)
+        self.patient.remove(protocol)
+        self.by_silence.pop(protocol, None)
         super().protocol_disconnected(protocol)
         task = entry.get("application_instance")
         if task is not None and not task.done():

@@ -170,7 +170,7 @@ async def gather(
             world.calls += _world(answer).calls or ()
     if callers:
         groups = tuple(map(bytes, world.groups or ()))
-        world.lines = [_line(bytes(row), groups) for row in _rows(answers["lines"] or b"[]")]
+        world.lines = [_known_line(bytes(row), groups) for row in _rows(answers["lines"] or b"[]")]
         world.users = [_user(bytes(row)) for row in world.users or ()]
     if beats:
         world.strangers = presence.strangers(beats, answers["beats"])
@@ -183,9 +183,8 @@ def _user(row: bytes) -> Any:
     return prepared.instances(get_user_model(), [msgspec.json.decode(row)])[0]
 
 
-@lru_cache(maxsize=10_000)
 def _line(row: bytes, groups: tuple[bytes, ...]) -> Line:
-    """The line with this row, likewise, with its group, if it is in one of these."""
+    """The line with this row, and with its group, if it is in one of these."""
     (line,) = prepared.instances(Line, [msgspec.json.decode(row)])
     for group in prepared.instances(LineGroup, map(msgspec.json.decode, groups)):
         if group.pk == line.group_id:
@@ -193,11 +192,14 @@ def _line(row: bytes, groups: tuple[bytes, ...]) -> Line:
     return line
 
 
+_known_line = lru_cache(maxsize=10_000)(_line)  # likewise; who gets one changes nothing of it
+
+
 def line(key: Any) -> Line | None:
     """Somebody's line, with its group."""
     world = _world(prepared.ask(_one_line(), prepared.array([key])))
     groups = tuple(map(bytes, world.groups or ()))
-    return next((_line.__wrapped__(bytes(row), groups) for row in world.lines or ()), None)
+    return next((_line(bytes(row), groups) for row in world.lines or ()), None)
 
 
 def lock(call_ids: Collection[uuid.UUID], *, skip_locked: bool = False) -> list[Call]:
