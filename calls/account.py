@@ -274,7 +274,8 @@ def line_favourite(request: HttpRequest) -> HttpResponse:
 def ringing(request: HttpRequest, call_id: uuid.UUID) -> HttpResponse:
     """What a device that was woken shows: `{rings, title, body, answer, reject, token}`, in the user's language.
 
-    When it does not ring any more, `title` says what was missed, or is empty. 404 when it never rang here.
+    When it does not ring any more: what was missed, or with `passing` where it was answered or declined, which is worth
+    a moment's look. 404 when it never rang here.
     """
     found = _rung(request, call_id)
     if found is None:
@@ -288,8 +289,17 @@ def ringing(request: HttpRequest, call_id: uuid.UUID) -> HttpResponse:
     elif leg.state in ("missed", "cancelled", "unreachable"):
         said |= {"title": gettext("Missed call from %(name)s") % {"name": name}, "body": ""}
     else:
-        said |= {"title": "", "body": ""}
+        said |= {"body": _elsewhere(leg), "passing": True}
     return JsonResponse(said)
+
+
+def _elsewhere(leg: machine.Leg) -> str:
+    """What became of a ring that is not missed."""
+    if leg.state == "rejected":
+        return gettext("Declined")
+    if leg.device_name:
+        return gettext("Answered on %(device)s") % {"device": leg.device_name}
+    return gettext("Call ended")
 
 
 @require_POST

@@ -128,6 +128,8 @@ def worker(request: HttpRequest) -> HttpResponse:
         "kept": kept,
         "icon": static("calls/icon-192.png"),
         "badge": static("calls/badge-96.png"),
+        "incoming": gettext("Incoming call"),
+        "over": gettext("Call ended"),
     }
     script = render_to_string("calls/worker.js", {"facts": msgspec.json.encode(facts).decode()}, request)
     return HttpResponse(script, content_type="text/javascript; charset=utf-8")

@@ -151,7 +151,7 @@ async def test_the_woken_device_asks_who_calls_and_declines(page, sleeping, serv
     assert done.json() == {"rejected": True}
     await alice.sees(call, state="ended", reason="rejected")
     over = (await sync_to_async(bob.get)(f"/ringing/{call}/")).json()
-    assert over == {"rings": False, "title": "", "body": ""}
+    assert over == {"rings": False, "title": "Alice", "body": "Declined", "passing": True}
     second = (await alice.invite("bob"))["call"]["id"]
     await alice.ask("hangup", call=second)
     missed = (await sync_to_async(bob.get)(f"/ringing/{second}/")).json()

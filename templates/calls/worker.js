@@ -2,6 +2,8 @@
 // It keeps nothing that belongs to a user. What a call is about it asks of the server, with the browser's sign-in.
 const FACTS = {{ facts }};
 const CACHE = `calls-${FACTS.kept.join("|")}`;
+const PASSING_MS = 4000;
+const REPLY_MS = 300; // for a page to say whether it knows a call; browsers let a worker bring a page to the front only soon
 
 self.addEventListener("install", (event) => {
   self.skipWaiting();
@@ -34,11 +36,14 @@ self.addEventListener("push", (event) => {
   if (call) event.waitUntil(show(call));
 });
 
+// Something is shown for every push, if only for a moment: browsers take the leave to push from whoever shows nothing.
 async function show(call) {
-  const said = await ask(about(call));
   const tag = `call-${call}`; // the page's own notifications have it too, so one call is one notification
-  for (const shown of await self.registration.getNotifications({ tag })) shown.close();
-  if (!said?.title) return; // answered elsewhere, or nothing that this sign-in may know
+  const shown = () => self.registration.getNotifications({ tag });
+  const before = await shown();
+  const said = await ask(about(call), before.length > 0);
+  if (!said) return;
+  for (const old of before) old.close();
   await self.registration.showNotification(said.title, {
     tag,
     body: said.body,
@@ -48,7 +53,7 @@ async function show(call) {
     requireInteraction: said.rings,
     silent: !said.rings,
     vibrate: said.rings ? [600, 300, 600, 300, 600] : undefined,
-    actions: said.rings
+    actions: said.answer
       ? [
           { action: "answer", title: said.answer },
           { action: "reject", title: said.reject },
@@ -56,6 +61,9 @@ async function show(call) {
       : [],
     data: { type: "call", call, token: said.token ?? null, over: !said.rings },
   });
+  if (!said.passing) return;
+  await new Promise((resolve) => setTimeout(resolve, PASSING_MS));
+  for (const one of await shown()) if (one.data.over) one.close();
 }
 
 self.addEventListener("notificationclick", (event) => {
@@ -65,9 +73,12 @@ self.addEventListener("notificationclick", (event) => {
   event.waitUntil(act(action || "open", notification.data));
 });
 
-// An open page does what was pressed; without one, the worker declines by itself, and opens one for the rest.
+// An open page that knows the call does what was pressed, else any; without one, the worker declines by itself, and
+// opens one for the rest. The panel and the sign-in page are other pages: they know no calls.
 async function act(action, { call, token, over }) {
-  const [page] = await self.clients.matchAll({ type: "window" });
+  const pages = (await self.clients.matchAll({ type: "window" })).filter(({ url }) => new URL(url).pathname === FACTS.home);
+  const known = await Promise.all(pages.map((page) => knows(page, call)));
+  const page = pages[Math.max(0, known.indexOf(true))];
   if (page && action !== "reject") await page.focus().catch(() => {});
   if (page) page.postMessage({ type: "call", action, call });
   if (action === "reject") {
@@ -75,6 +86,16 @@ async function act(action, { call, token, over }) {
   } else if (!page) {
     await self.clients.openWindow(action === "answer" ? `${FACTS.home}?answer=${call}` : over ? `${FACTS.home}#/history` : FACTS.home);
   }
+}
+
+function knows(page, call) {
+  const { port1, port2 } = new MessageChannel();
+  const said = new Promise((resolve) => {
+    port1.onmessage = ({ data }) => resolve(data);
+    setTimeout(() => resolve(false), REPLY_MS);
+  });
+  page.postMessage({ type: "has", call }, [port2]);
+  return said.finally(() => port1.close());
 }
 
 function reject(call, token) {
@@ -86,12 +107,15 @@ function about(call) {
   return FACTS.ringing.replace("00000000-0000-0000-0000-000000000000", encodeURIComponent(call));
 }
 
-async function ask(url) {
+// What the server says of the call. If it cannot be asked, a call that is shown stays as it is, and another one rings.
+async function ask(url, shown) {
   try {
     const response = await fetch(url, { headers: { Accept: "application/json" }, cache: "no-store" });
-    return response.ok ? await response.json() : null;
+    if (response.ok) return await response.json();
+    if (response.status < 500) return { title: FACTS.over, body: "", rings: false, passing: true }; // not for this sign-in
   } catch {
-    return null;
+    // no connection
   }
+  return shown ? null : { title: FACTS.incoming, body: "", rings: true, token: null };
 }
 {% endautoescape %}

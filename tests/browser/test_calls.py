@@ -185,8 +185,7 @@ def test_a_blocked_microphone_is_explained_and_the_call_can_go_on(alice, sign_in
     expect(alice.page.get_by_text("Bob is muted")).to_be_visible()
     expect(bob.page.get_by_text("Your microphone is blocked")).to_be_visible()
     bob.page.evaluate("window.allow = true")
-    bob.presses("mic")
-    bob.presses("mic")
+    bob.page.get_by_role("button", name="Unmute").click()
     expect(alice.page.get_by_text("Bob is muted")).to_be_hidden()
     alice.has_media(video=False)
 

@@ -104,12 +104,76 @@ def test_before_a_call_one_can_see_and_hear_oneself(alice):
 
 
 def test_a_call_that_comes_in_closes_the_dialog_over_it(alice, bob):
+    def opens_gear():
+        bob.presses("gear")
+
+    def renames_the_device():
+        bob.opens("settings").page.get_by_role("button", name="Rename").first.click()
+
+    def adds_a_device():
+        bob.presses("open-device")
+
+    for opens_a_dialog in (opens_gear, adds_a_device, renames_the_device):
+        opens_a_dialog()
+        expect(bob.page.get_by_role("dialog")).to_be_visible()
+        alice.calls("bob", "audio")
+        bob.rings().answers()
+        expect(alice.page.locator("[data-action=hangup]")).to_be_visible()
+        expect(bob.page.get_by_role("dialog")).to_have_count(0)
+        alice.hangs_up()
+        bob.sees("ended").presses("close")
+
+
+def test_who_is_signed_out_with_a_dialog_open_is_told_and_seen_no_more(bob, expected_troubles):
+    expected_troubles.append("401")  # of the list of people, should it be asked for just after the sign-out
     bob.presses("gear")
-    expect(bob.page.get_by_role("dialog")).to_be_visible()
-    alice.calls("bob", "audio")
-    bob.rings().answers()
-    alice.has_media(video=False)
-    expect(bob.page.locator("#gear")).to_be_hidden()
+    bob.waits_for("document.querySelector('[data-stream=mirror]').videoWidth > 0")
+    camera = bob.page.evaluate_handle("document.querySelector('[data-stream=mirror]').srcObject")
+    bob.signs_out()
+    bob.sees("gate")
+    expect(bob.page.get_by_role("dialog", name="Sound and picture")).to_have_count(0)
+    assert camera.evaluate("(stream) => stream.active") is False
+    bob.page.get_by_role("link", name="Sign in again").click()
+
+
+# Where each note comes out, "" being the browser's own choice; and a speaker that can be pulled out.
+SPEAKERS = """
+window.outs = [];
+const choose = AudioContext.prototype.setSinkId;
+AudioContext.prototype.setSinkId = function (id) { this.out = id; return choose.call(this, id); };
+OscillatorNode.prototype.start = function (...at) {
+  window.outs.push(this.context.out ?? "");
+  return AudioScheduledSourceNode.prototype.start.apply(this, at);
+};
+const list = globalThis.MediaDevices?.prototype.enumerateDevices;
+window.pulled = null;
+if (list) MediaDevices.prototype.enumerateDevices = async function () {
+  return (await list.call(this)).filter((one) => one.deviceId !== window.pulled);
+};
+"""
+PLUG = "(id) => { window.pulled = id; navigator.mediaDevices.dispatchEvent(new Event('devicechange')); }"
+
+
+def test_the_ring_comes_out_of_the_chosen_speaker_and_out_of_another_while_that_is_pulled_out(sign_in):
+    bob = sign_in("bob", script=SPEAKERS)
+    bob.presses("gear")
+    speaker = bob.page.get_by_role("dialog").get_by_label("Speaker")
+    speaker.select_option(index=1)
+    chosen = speaker.input_value()
+    assert chosen
+    bob.page.get_by_role("button", name="Done").click()
+    bob.opens("settings")
+    for pulled, out in ((None, chosen), (chosen, ""), (None, chosen)):
+        bob.page.evaluate(PLUG, pulled)
+        bob.waits_for(
+            """async (out) => {
+                window.outs = [];
+                document.querySelector("[data-do=sample]").click();
+                await new Promise((resolve) => setTimeout(resolve, 50));
+                return window.outs.length > 0 && window.outs.every((one) => one === out);
+            }""",
+            out,
+        )
 
 
 def test_ones_own_picture_goes_where_it_is_wanted_and_the_call_fills_the_screen(alice, bob):

@@ -98,3 +98,14 @@ def test_a_call_is_noticed_from_elsewhere(alice, sign_in):
     bob.waits_for("window.shown.every((one) => !one.open)")
     assert bob.page.evaluate("window.vibrated.at(-1)") == 0
     expect(bob.page.locator("link[rel=icon]")).to_have_attribute("href", still)
+
+
+SILENT = "try { localStorage.setItem('ring.silent', '1'); } catch { /* a blank page */ }"
+
+
+def test_who_is_told_of_a_call_by_a_notification_alone_counts_as_rung(alice, sign_in):
+    bob = sign_in("bob", script=IN_THE_BACKGROUND + SILENT)
+    alice.calls("bob", "audio")
+    bob.waits_for("window.shown.length === 1")
+    assert bob.page.evaluate(SOUNDING) == 0
+    expect(alice.state).to_have_text("Ringing…")

@@ -36,6 +36,16 @@ test("a device that was pulled out is not asked for, and counts again when it is
   assert.deepEqual(gear.choice, { mic: "headset" });
 });
 
+test("it says when something was plugged in, and knows by then what", async () => {
+  const plug = new EventTarget();
+  plug.enumerateDevices = devices(["audioinput", "headset"]).enumerateDevices;
+  const found = await new Promise((resolve) => {
+    const gear = new Gear({ onChange() {}, onPlugged: () => resolve(gear.found.mic), devices: plug, storage: storage() });
+    plug.dispatchEvent(new Event("devicechange"));
+  });
+  assert.deepEqual(found, [{ id: "headset", name: "headset" }]);
+});
+
 test("the next camera follows the one in use, and the first follows the last", async () => {
   const gear = new Gear({ onChange() {}, devices: devices(["videoinput", "front"], ["videoinput", "back"]), storage: storage() });
   await gear.look();

@@ -41,8 +41,13 @@ class FakeConnection {
     return this.#transceivers;
   }
 
+  setConfiguration(config) {
+    this.config = config;
+  }
+
   restartIce() {
     this.restarts += 1;
+    this.restartedWith = this.config.iceServers;
     this.#need();
   }
 
@@ -128,7 +133,7 @@ function pair({ caller = {}, callee = {}, kinds = ["audio", "video"], epochs = [
   all.length = 0;
   const make = (name, other, polite, epoch, theirEpoch, options) => {
     sides[name] = new Peer({
-      epoch, theirEpoch, polite, kinds, ice: [], timers: clock, RTCPeerConnection: FakeConnection, onChange() {},
+      epoch, theirEpoch, polite, kinds, ice: () => [], timers: clock, RTCPeerConnection: FakeConnection, onChange() {},
       send(body) {
         line.log.push([name, body]);
         if (!line.up) return;
@@ -374,6 +379,18 @@ test("disconnected for longer: restarted again and again until it is up", async 
   assert.equal(a.restarts, 2);
 });
 
+test("a restart asks the relay with the password of now", async () => {
+  let password = "first";
+  const ice = () => [{ urls: "turn:relay", credential: password }];
+  const { clock, a } = pair({ caller: { ice } });
+  await clock.pass(100);
+  assert.equal(a.config.iceServers[0].credential, "first");
+  password = "second";
+  a.become("failed");
+  await clock.pass(100);
+  assert.deepEqual([a.restarts, a.restartedWith[0].credential, a.config.bundlePolicy], [1, "second", "max-bundle"]);
+});
+
 test("the link is told in one word", async () => {
   const { clock, a, caller } = pair();
   await clock.pass(0);
@@ -490,6 +507,52 @@ test("a microphone that is pulled out is replaced by another", async () => {
   await settled();
   assert.notEqual(media.tracks.audio, first);
   assert.ok(media.sendsAudio);
+});
+
+test("a microphone that was pulled out, and is plugged in again, is heard again", async () => {
+  const has = { audio: true, video: true };
+  const { media, heard } = await opened(has);
+  has.audio = "NotFoundError";
+  media.tracks.audio.onended();
+  await settled();
+  assert.deepEqual([media.sendsAudio, media.speaks, media.problem], [false, false, "no_microphone"]);
+  await media.setCam(false); // what becomes of the camera says nothing of the microphone
+  await media.setCam(true);
+  await media.mend();
+  assert.equal(media.sendsAudio, false);
+  has.audio = true;
+  await media.mend();
+  assert.deepEqual([media.sendsAudio, media.speaks, heard.at(-1)], [true, true, ["audio", true]]);
+});
+
+test("who chose to be muted is not heard for having plugged something in", async () => {
+  const has = { audio: "NotFoundError", video: true };
+  const { media } = await opened(has);
+  await media.setMic(false);
+  has.audio = true;
+  await media.mend();
+  assert.equal(media.tracks.audio, null);
+});
+
+test("nobody is asked again for a microphone that was refused, until it is chosen or switched on", async () => {
+  for (const ask of [(media) => media.change("audio"), (media) => media.setMic(!media.speaks)]) {
+    const has = { audio: "NotAllowedError", video: true };
+    const { media } = await opened(has, { mic: true, cam: false });
+    has.audio = true;
+    await media.mend();
+    assert.deepEqual([media.speaks, media.sendsAudio], [false, false]);
+    await ask(media);
+    assert.deepEqual([media.speaks, media.sendsAudio], [true, true]);
+  }
+});
+
+test("while the microphone opens, the button mutes", async () => {
+  const media = new Media({ devices: devices({ audio: true, video: true }), onTrack() {} });
+  const opening = media.open({ mic: true, cam: false });
+  assert.equal(media.speaks, true);
+  await media.setMic(!media.speaks);
+  await opening;
+  assert.deepEqual([media.speaks, media.sendsAudio], [false, false]);
 });
 
 test("it knows whether the browser is going to ask", async () => {

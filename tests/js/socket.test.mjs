@@ -141,6 +141,26 @@ test("`unavailable` means nothing was done: the same command is sent again when 
   assert.equal((await reply).error.code, "unavailable");
 });
 
+test("what means nothing later is given up after its time, and is not sent then", async () => {
+  const { clock, net, socket } = await online();
+  net.last.shut(1006);
+  const asked = socket.request("answer", { call: "c1" }, { aged: true, within: 10_000 });
+  await clock.pass(9_999);
+  assert.equal(await Promise.race([asked, "waiting"]), "waiting");
+  await clock.pass(1);
+  assert.deepEqual(await asked, { ok: false, error: { code: "expired" } });
+  welcome(net.last);
+  assert.deepEqual(net.last.of("answer"), []);
+});
+
+test("an answer in time is the answer, whatever time passes then", async () => {
+  const { clock, net, socket } = await online();
+  const asked = socket.request("answer", { call: "c1" }, { within: 10_000 });
+  net.last.say({ t: "reply", re: net.last.of("answer")[0].id, ok: true });
+  await clock.pass(10_000);
+  assert.equal((await asked).ok, true);
+});
+
 test("a signal is sent or lost, never kept", async () => {
   const { clock, net, socket } = await online();
   assert.ok(socket.tell("signal", { call: "c1" }));
@@ -325,6 +345,28 @@ test("a refused hello whose socket is closed meanwhile does not come back by its
   socket.again();
   assert.equal(net.opened.length, 2);
 });
+
+for (const code of ["unavailable", "rate_limited"]) {
+  test(`a hello that the server could not answer just now is said again by itself: ${code}`, async () => {
+    const { clock, net, socket, status } = setUp({ chance: 1 });
+    const refuse = () => {
+      net.last.open();
+      net.last.say({ t: "reply", re: net.last.of("hello").at(-1).id, ok: false, error: { code, retry_ms: 1000 } });
+    };
+    socket.again();
+    refuse();
+    assert.deepEqual([status(), net.last.dropped], [["waiting", { delay: 1300, why: "network" }], true]);
+    await clock.pass(1299);
+    assert.equal(net.opened.length, 1);
+    await clock.pass(1);
+    assert.equal(net.opened.length, 2);
+    refuse();
+    assert.equal(status()[1].delay, 1600);
+    await clock.pass(1600);
+    welcome(net.last);
+    assert.equal(status()[0], "online");
+  });
+}
 
 test("a hello can be put right at once", async () => {
   const all = setUp({ onRefused: (error) => error.code === "not_found" && ((all.said.page = "p2"), true) });

@@ -7,18 +7,25 @@ const TEMPLATE = new URL("../../templates/calls/worker.js", import.meta.url);
 const NOBODY = "00000000-0000-0000-0000-000000000000";
 const FACTS = {
   home: "/", ringing: `/ringing/${NOBODY}/`, kept: ["/offline/", "/static/base.css"], icon: "/icon.png", badge: "/badge.png",
+  incoming: "Incoming call", over: "Call ended",
 };
 const RINGS = { title: "Alice", body: "Incoming call", rings: true, answer: "Answer", reject: "Decline", token: "t0k" };
 
-// answers: what the server says, by address; an address that is missing has no connection.
+// answers: what the server says, by address: null is nothing for this sign-in, and a missing address has no connection.
+// pages: open windows, each {name, path, knows: whether it knows the call; null when it does not answer}.
 function started({ answers = {}, pages = [] } = {}) {
   const source = readFileSync(TEMPLATE, "utf8").replace("{{ facts }}", JSON.stringify(FACTS)).replace(/\{%.*?%\}/g, "");
   const heard = {};
   const browser = { notifications: [], requests: [], opened: [], messages: [], caches: new Map([["calls-old", []], ["other", []]]) };
-  const windows = pages.map((name) => ({
+  const windows = pages.map(({ name, path = "/", knows = true }) => ({
+    url: `https://site${path}`,
     focus: async () => browser.messages.push([name, "focus"]),
-    postMessage: (said) => browser.messages.push([name, said]),
+    postMessage: (said, [port] = []) => {
+      if (said.type !== "has") browser.messages.push([name, said]);
+      else if (knows !== null) port.postMessage(knows);
+    },
   }));
+  const wait = (action, ms) => setTimeout(action, ms / 10);
   const self = {
     addEventListener: (name, action) => (heard[name] = action),
     skipWaiting() {},
@@ -27,6 +34,7 @@ function started({ answers = {}, pages = [] } = {}) {
       showNotification: async (title, options) => {
         const shown = { title, ...options, close: () => browser.notifications.splice(browser.notifications.indexOf(shown), 1) };
         browser.notifications.push(shown);
+        browser.shown?.push([title, options.body, options.silent]);
       },
     },
     clients: {
@@ -45,14 +53,14 @@ function started({ answers = {}, pages = [] } = {}) {
     const url = request.url ?? request;
     browser.requests.push([options.method ?? "GET", url, options.headers?.["X-CSRFToken"] ?? null]);
     if (!(url in answers)) throw new TypeError("no connection");
-    return { ok: answers[url] !== null, json: async () => answers[url] };
+    return { ok: answers[url] !== null, status: answers[url] === null ? 404 : 200, json: async () => answers[url] };
   };
   class Request {
     constructor(url, options) {
       Object.assign(this, { url, ...options });
     }
   }
-  new Function("self", "caches", "fetch", "Request", source)(self, caches, fetch, Request);
+  new Function("self", "caches", "fetch", "Request", "setTimeout", source)(self, caches, fetch, Request, wait);
   const happens = async (name, event = {}) => {
     let done = null;
     let answer;
@@ -65,7 +73,7 @@ function started({ answers = {}, pages = [] } = {}) {
   return { browser, happens, pushed, pressed };
 }
 
-test("a push shows who calls, with answer and decline; a second one takes it away", async () => {
+test("a push shows who calls, with answer and decline; a second one says where it was answered, for a moment", async () => {
   const answers = { "/ringing/c1/": RINGS };
   const { browser, pushed } = started({ answers });
   await pushed({ call: "c1" });
@@ -75,8 +83,10 @@ test("a push shows who calls, with answer and decline; a second one takes it awa
   assert.deepEqual([shown.title, shown.body, shown.tag, shown.requireInteraction], ["Alice", "Incoming call", "call-c1", true]);
   assert.deepEqual(shown.actions.map((one) => [one.action, one.title]), [["answer", "Answer"], ["reject", "Decline"]]);
   assert.ok(shown.vibrate.length > 0);
-  answers["/ringing/c1/"] = {};
+  answers["/ringing/c1/"] = { title: "Alice", body: "Answered on Desk", rings: false, passing: true };
+  browser.shown = [];
   await pushed({ call: "c1" });
+  assert.deepEqual(browser.shown, [["Alice", "Answered on Desk", true]]);
   assert.deepEqual(browser.notifications, []);
 });
 
@@ -90,9 +100,23 @@ test("what was missed is said without a sound, and leads to the history", async 
   assert.deepEqual(browser.notifications, []);
 });
 
-test("signed out, offline, or a push that says nothing: nothing is shown", async () => {
+test("without a connection a call rings all the same, and one that is shown stays as it is", async () => {
+  const answers = {};
+  const { browser, pushed, pressed } = started({ answers });
+  await pushed({ call: "c1" });
+  const [shown] = browser.notifications;
+  assert.deepEqual([shown.title, shown.silent, shown.requireInteraction, shown.actions], ["Incoming call", false, true, []]);
+  await pushed({ call: "c1" });
+  assert.deepEqual(browser.notifications, [shown]);
+  await pressed("");
+  assert.deepEqual(browser.opened, ["/"]);
+});
+
+test("what is nothing to this sign-in says only that it is over; a push that says nothing shows nothing", async () => {
   const { browser, pushed } = started({ answers: { "/ringing/c1/": null } });
-  for (const said of [{ call: "c1" }, { call: "c2" }, {}, null]) await pushed(said);
+  browser.shown = [];
+  for (const said of [{ call: "c1" }, {}, null]) await pushed(said);
+  assert.deepEqual(browser.shown, [["Call ended", "", true]]);
   assert.deepEqual(browser.notifications, []);
 });
 
@@ -111,7 +135,7 @@ test("without a page, answer opens one that answers, and decline needs none", as
 });
 
 test("an open page does what was pressed, and comes to the front but for a decline", async () => {
-  const { browser, pushed, pressed } = started({ answers: { "/ringing/c1/": { ...RINGS, token: null } }, pages: ["tab"] });
+  const { browser, pushed, pressed } = started({ answers: { "/ringing/c1/": { ...RINGS, token: null } }, pages: [{ name: "tab" }] });
   for (const action of ["answer", "reject", ""]) {
     await pushed({ call: "c1" });
     await pressed(action);
@@ -122,6 +146,26 @@ test("an open page does what was pressed, and comes to the front but for a decli
     ["tab", { type: "call", action: "reject", call: "c1" }],
     ["tab", "focus"], ["tab", { type: "call", action: "open", call: "c1" }],
   ]);
+});
+
+test("what was pressed goes to the page that knows the call, whichever was looked at last", async () => {
+  const panel = { name: "panel", path: "/admin/" };
+  const gate = { name: "gate", knows: false };
+  const frozen = { name: "frozen", knows: null };
+  for (const [pages, expected] of [
+    [[panel, gate, frozen, { name: "tab", path: "/?device=Desk" }], "tab"],
+    [[panel, gate], "gate"],
+    [[frozen], "frozen"],
+  ]) {
+    const { browser, pushed, pressed } = started({ answers: { "/ringing/c1/": RINGS }, pages });
+    await pushed({ call: "c1" });
+    await pressed("answer");
+    assert.deepEqual(browser.messages, [[expected, "focus"], [expected, { type: "call", action: "answer", call: "c1" }]]);
+  }
+  const { browser, pushed, pressed } = started({ answers: { "/ringing/c1/": RINGS }, pages: [panel] });
+  await pushed({ call: "c1" });
+  await pressed("answer");
+  assert.deepEqual([browser.messages, browser.opened], [[], ["/?answer=c1"]]);
 });
 
 test("it keeps the page for no connection and what that is made of, and nothing else", async () => {

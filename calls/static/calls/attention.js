@@ -8,17 +8,22 @@ export class Attention {
   #icons;
   #onOpen;
   #onAction;
+  #onShown;
   #shown = new Map(); // by call id: a Notification, or true for one of the service worker
   #vibrating = 0; // the longest time a vibration was asked for, so that it ends with the ring
 
-  // icons {still, ringing}: addresses · onAction(name, {key}): somebody pressed a notification's button
-  constructor({ document, icons, onAction }) {
+  // icons {still, ringing}: addresses · has(key): whether this page knows the call
+  // onAction(name, {key}): somebody pressed a notification's button · onShown(key): the call has a notification
+  constructor({ document, icons, has, onAction, onShown }) {
     this.#document = document;
     this.#icons = icons;
     this.#onAction = onAction;
+    this.#onShown = onShown;
     this.#onOpen = () => globalThis.focus();
-    // The worker's notifications come back as messages {type: "call", action: "answer" | "reject" | "open", call}.
-    navigator.serviceWorker?.addEventListener("message", ({ data }) => {
+    // The worker asks every page of this browser which one knows the call, {type: "has", call}; what was pressed in a
+    // notification comes to that one: {type: "call", action: "answer" | "reject" | "open", call}.
+    navigator.serviceWorker?.addEventListener("message", ({ data, ports }) => {
+      if (data?.type === "has") ports[0].postMessage(has(data.call));
       if (data?.type !== "call") return;
       this.#onOpen();
       if (data.action !== "open") this.#onAction(data.action, { key: data.call });
@@ -73,13 +78,14 @@ export class Attention {
     if (worker?.active) {
       const buttons = Object.entries(actions).map(([action, words]) => ({ action, title: words }));
       const asked = worker.showNotification(title, { ...options, actions: buttons, data: { type: "call", call: key } });
-      if (await asked.then(() => true, () => false)) return;
+      if (await asked.then(() => true, () => false)) return this.#onShown(key);
       if (!this.#shown.has(key)) return;
     }
     try {
       const shown = new Notification(title, options);
       shown.onclick = () => (this.#onOpen(), shown.close());
       this.#shown.set(key, shown);
+      this.#onShown(key);
     } catch {
       // some phones allow only those of a service worker
     }

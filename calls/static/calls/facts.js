@@ -111,7 +111,7 @@ function inCall(view, me, sessions, session) {
     quality: qualityOf(session?.quality),
     asking: session?.video === "asking",
     asked: session?.video === "asked",
-    media: session?.media ?? { mic: true, cam: false, screen: false, problem: null },
+    media: session?.media ?? { speaks: true, cam: false, screen: false, problem: null },
     preview: Boolean(session?.preview),
     ...mirror(session),
   };

@@ -7,16 +7,19 @@ export class Gear {
   #devices;
   #storage;
   #onChange;
+  #onPlugged;
   #choice;
 
   found = { mic: [], cam: [], speaker: [] }; // [{id, name}]; names are empty until the browser has given leave
 
-  constructor({ onChange, devices = globalThis.navigator?.mediaDevices, storage = globalThis.localStorage }) {
+  // onChange(): what there is, or what is chosen · onPlugged(): a device came or went
+  constructor({ onChange, onPlugged, devices = globalThis.navigator?.mediaDevices, storage = globalThis.localStorage }) {
     this.#devices = devices;
     this.#storage = storage;
     this.#onChange = onChange;
+    this.#onPlugged = onPlugged;
     this.#choice = this.#read();
-    devices?.addEventListener?.("devicechange", () => this.look());
+    devices?.addEventListener?.("devicechange", () => this.#plugged());
   }
 
   // {mic, cam, speaker}: ids; absent where the browser shall choose, or the device is not there now.
@@ -33,6 +36,11 @@ export class Gear {
       this.found[kind] = those.map((one) => ({ id: one.deviceId, name: one.label }));
     }
     this.#onChange();
+  }
+
+  async #plugged() {
+    await this.look();
+    this.#onPlugged();
   }
 
   // kind: mic, cam or speaker; id "" leaves it to the browser again.

@@ -35,6 +35,7 @@ let take = false; // the next hello takes the device from another page
 let gate = null;
 let small = false; // the call leaves room for people, history and settings
 let soundBlocked = false;
+let speaker = ""; // the one that sounds come out of; "" is the browser's choice
 let offlineSince = now();
 let welcomed = false;
 let trouble = null; // why the connection was lost, when the server said so
@@ -42,7 +43,7 @@ let trouble = null; // why the connection was lost, when the server said so
 const identity = new Identity(me.id, location.search);
 const outbox = new Outbox(`${me.id} ${location.search}`);
 const sounds = new Sounds(soundIsBlocked);
-const gear = new Gear({ onChange: update });
+const gear = new Gear({ onChange: gearChanged, onPlugged: () => sessions.mend() });
 const check = new Check({
   Media, timers,
   choice: () => gear.choice,
@@ -57,6 +58,8 @@ const screens = new Screens(document, {
 });
 const attention = new Attention({
   document,
+  has: (id) => id in phone.calls,
+  onShown: (id) => phone.noticed(id),
   icons: { still: document.body.dataset.icon, ringing: document.body.dataset.iconRinging },
   onAction: act,
 });
@@ -149,7 +152,7 @@ const actions = {
   reject: ({ key }) => phone.reject(key),
   hangup: () => phone.hangUp(),
   move: ({ key }) => phone.moveHere(key),
-  mic: () => phone.withMedia((media) => media.setMic(!media.mic)),
+  mic: () => phone.withMedia((media) => media.setMic(!media.speaks)),
   cam: () => phone.withMedia((media) => media.setCam(!media.cam)),
   flip: () => {
     const used = phone.session?.media.tracks.video?.getSettings().deviceId;
@@ -208,13 +211,21 @@ document.addEventListener("calls:do", ({ detail }) => act(detail.name, detail));
 // kind: mic, cam or speaker
 async function changeGear(kind, id) {
   gear.choose(kind, id);
-  if (kind === "speaker") {
-    await sounds.speaker(id);
-    return screens.speaker(id);
-  }
   const track = { mic: "audio", cam: "video" }[kind];
+  if (!track) return;
   await sessions.changeGear(track);
   await check.change(track);
+}
+
+// A speaker that is pulled out would take all sound with it, and one that is back is wanted again.
+function gearChanged() {
+  const chosen = gear.choice.speaker ?? "";
+  if (chosen !== speaker) {
+    speaker = chosen;
+    sounds.speaker(chosen);
+    screens.speaker(chosen);
+  }
+  update();
 }
 
 // ── what follows from the state ─────────────────────────────────────────────────────────────────────────────────────
@@ -340,7 +351,6 @@ addEventListener("keydown", () => soundBlocked && sounds.unlock());
 if (globalThis.RTCPeerConnection && globalThis.WebSocket) {
   people.load();
   gear.look();
-  if (gear.choice.speaker) sounds.speaker(gear.choice.speaker);
   sounds.probe();
   const left = outbox.left();
   take = await identity.hold();

@@ -38,7 +38,7 @@ export class Peer {
   #closed = false;
 
   // options:
-  //   epoch, theirEpoch, polite, ice (iceServers), kinds (["audio"] or ["audio", "video"])
+  //   epoch, theirEpoch, polite, ice() (the iceServers of now), kinds (["audio"] or ["audio", "video"])
   //   tracks {audio, video}   what to send from the start, null for nothing yet
   //   send(body)              may lose it
   //   onChange()              `link` or the received tracks changed
@@ -47,7 +47,7 @@ export class Peer {
     this.#options = { RTCPeerConnection: globalThis.RTCPeerConnection, timers: globalThis, onNote() {}, ...options };
     this.#tracks = { audio: null, video: null, ...options.tracks };
     this.received = { audio: null, video: null };
-    const pc = new this.#options.RTCPeerConnection({ iceServers: options.ice, bundlePolicy: "max-bundle" });
+    const pc = new this.#options.RTCPeerConnection(this.#configuration);
     this.#pc = pc;
     pc.ontrack = ({ track }) => {
       this.received[track.kind] = track;
@@ -112,9 +112,11 @@ export class Peer {
     this.#pc.getSenders()[0]?.transport?.addEventListener("statechange", look);
   }
 
-  // The network under us changed: new candidates at once, whatever the old ones still seem to be.
+  // The network under us changed: new candidates at once, whatever the old ones still seem to be. A relay gives none for
+  // a password that has run out, so they are asked for with the one of now.
   restart() {
     if (this.#closed) return;
+    this.#pc.setConfiguration(this.#configuration);
     this.#pc.restartIce();
     if (this.#pc.signalingState === "have-local-offer") this.#enqueue(() => this.#offerAgain());
   }
@@ -153,6 +155,10 @@ export class Peer {
     pc.ontrack = pc.onicecandidate = pc.onnegotiationneeded = null;
     pc.oniceconnectionstatechange = pc.onconnectionstatechange = null;
     pc.close();
+  }
+
+  get #configuration() {
+    return { iceServers: this.#options.ice(), bundlePolicy: "max-bundle" };
   }
 
   // Perfect negotiation, as the W3C recommendation has it, from here.
@@ -312,6 +318,7 @@ export class Media {
   #onTrack;
   #choice;
   #closed = false;
+  #missing = null; // why there is no microphone, when one was asked for
 
   // onTrack(kind, track or null): what is sent changed (the camera went off, a microphone came back)
   // choice() → {mic, cam}: the ids of the devices that the person prefers, where there is a preference
@@ -330,14 +337,17 @@ export class Media {
   async open({ mic, cam }) {
     this.mic = mic;
     this.cam = cam;
-    const found = await acquire(this.#devices, { mic: true, cam }, this.#choice());
-    this.problem = found.problem;
-    for (const track of found.tracks) this.#use(track);
+    await this.#acquire({ mic: true, cam });
     if (cam && !this.tracks.video) this.cam = false;
   }
 
   get sendsAudio() {
     return this.mic && this.tracks.audio !== null;
+  }
+
+  // What the person takes for granted: true also while the microphone is still opening.
+  get speaks() {
+    return this.mic && this.#missing === null;
   }
 
   get sendsVideo() {
@@ -365,8 +375,14 @@ export class Media {
     this.cam = this.tracks.video !== null;
   }
 
-  // Another microphone ("audio") or camera ("video") is preferred now: takes it, if one is in use.
+  // A microphone was missing, and perhaps it is there now.
+  async mend() {
+    if (this.mic && this.#missing === "no_microphone") await this.#fetch("audio");
+  }
+
+  // Another microphone ("audio") or camera ("video") is preferred now: takes it, if one is in use or is missed.
   async change(kind) {
+    if (kind === "audio" && this.mic && this.#missing) return this.#fetch("audio");
     if (!this.tracks[kind] || (kind === "video" && this.screen)) return;
     const old = this.tracks[kind];
     old.onended = null;
@@ -413,10 +429,15 @@ export class Media {
     this.cam = this.tracks.video !== null;
   }
 
-  async #fetch(kind) {
-    const found = await acquire(this.#devices, { mic: kind === "audio", cam: kind === "video" }, this.#choice());
+  #fetch(kind) {
+    return this.#acquire({ mic: kind === "audio", cam: kind === "video" });
+  }
+
+  async #acquire(wanted) {
+    const found = await acquire(this.#devices, wanted, this.#choice());
     this.problem = found.problem;
     for (const track of found.tracks) this.#use(track);
+    if (wanted.mic) this.#missing = this.tracks.audio ? null : found.problem;
   }
 
   #use(track) {

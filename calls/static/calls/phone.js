@@ -4,13 +4,14 @@ import { apply, current, held, myLeg, none, otherLegs, personOf, place, prune, r
 import { endedToast, endedWords, problemWords, refusalWords, videoWords } from "./words.js";
 
 const TRY_AGAIN_MS = 5_000;
+const ANSWER_WITHIN_MS = 10_000; // an older answer the server refuses
 
 export class Phone {
   #options;
 
   calls = none;
   placing = null; // an invite of mine that has no reply yet: {id, person, kind, at, sent}
-  asking = null; // the person is being asked about the microphone: {person, problem, answer(choice)}
+  asking = null; // the person is being asked about the microphone: {person, problem, wanted(), answer(choice)}
   over = null; // the id of the ended call whose screen is up
   answering = new Set();
   leaving = new Set(); // hung up or rejected here: gone from the screen before the server says so
@@ -85,6 +86,7 @@ export class Phone {
     for (const id of sessions.ids()) {
       if (!this.calls[id] && this.placing?.id !== id) sessions.close(id);
     }
+    if (this.asking && !this.asking.wanted()) this.asking.answer("cancel"); // answered elsewhere, or over
     this.#sound();
   }
 
@@ -125,6 +127,7 @@ export class Phone {
     const { sessions, socket, sounds, now, me, permitted, onChange } = this.#options;
     if (this.placing) this.hangUp();
     this.answering.add(id);
+    this.over = null;
     sounds.silence();
     const { kind } = item.view;
     const session = sessions.open(id, kind, { cam });
@@ -141,7 +144,7 @@ export class Phone {
     }
     const and = other ? { and: { call: other.id, do: "hangup" } } : {};
     if (other) this.leaving.add(other.id);
-    const reply = await socket.request("answer", { call: id, ...and }, { aged: true });
+    const reply = await socket.request("answer", { call: id, ...and }, { aged: true, within: ANSWER_WITHIN_MS });
     this.answering.delete(id);
     if (!reply.ok) {
       sessions.close(id);
@@ -168,6 +171,7 @@ export class Phone {
     if (!item || this.answering.has(id)) return;
     const { sessions, socket, me, onChange } = this.#options;
     this.answering.add(id);
+    this.over = null;
     const leg = myLeg(item.view, me); // muted there is muted here
     const session = sessions.open(id, item.view.kind, { mic: leg.mic, cam: leg.cam, video: leg.cam ? "on" : null });
     onChange();
@@ -276,7 +280,7 @@ export class Phone {
   async #heardOrAgreed(session, person, wanted) {
     while (wanted() && ["denied", "insecure"].includes(session.media.problem)) {
       const choice = await new Promise((resolve) => {
-        this.asking = { person, problem: session.media.problem, answer: resolve };
+        this.asking = { person, problem: session.media.problem, wanted, answer: resolve };
         this.#options.onChange();
       });
       this.asking = null;
@@ -320,6 +324,12 @@ export class Phone {
       this.#rang.add(view.id);
       this.#alert(view.id); // a card that can be seen alerts too
     }
+  }
+
+  // Something other than sound and screen makes the call noticed here: a notification.
+  noticed(id) {
+    this.#rang.add(id);
+    this.#alert(id);
   }
 
   // Tells the caller that somebody can notice the call here.

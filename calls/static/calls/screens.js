@@ -364,7 +364,7 @@ export class Screens {
       },
     );
     setHidden(box, incoming.length === 0);
-    if (incoming.length > before) this.closeGear();
+    if (incoming.length > before) this.#closeDialogs();
     // Whoever is typing goes on typing; everybody else is taken to the card, not to a button that a stray key would press.
     const typing = /^(INPUT|TEXTAREA)$/.test(this.#document.activeElement?.tagName ?? "");
     if (incoming.length > before && !typing) box.lastElementChild.focus();
@@ -470,6 +470,7 @@ export class Screens {
     box.dataset.key = gate ?? "";
     box.replaceChildren();
     if (!gate) return;
+    this.#closeDialogs();
     const card = this.#make("t-gate");
     const { title, detail } = gateWords(gate);
     fill(card, { title, detail, take: gate === "device_in_use" || gate === "replaced", login: gate === "signed_out" });
@@ -477,6 +478,11 @@ export class Screens {
     box.append(card);
     box.querySelector("[data-focus]:not([hidden])")?.focus();
     this.say(`${title}. ${detail}`, true);
+  }
+
+  // They would keep everything else from being pressed, read out and seen. What was typed in one is given up.
+  #closeDialogs() {
+    for (const dialog of this.#document.querySelectorAll("dialog[open]")) dialog.close("");
   }
 
   // Focus goes back to where it was before the call.
@@ -495,7 +501,7 @@ export class Screens {
 
 function toggles(scene, media) {
   for (const [action, on, icon] of [
-    ["mic", media?.mic, "mic"],
+    ["mic", media?.speaks, "mic"],
     ["cam", media?.cam, "video"],
   ]) {
     const button = scene.querySelector(`[data-action="${action}"]`);

@@ -166,6 +166,12 @@ export class Sessions {
     this.#options.onChange();
   }
 
+  // Something was plugged in: who had no microphone may have one now.
+  async mend() {
+    for (const session of this.#all.values()) await session.media.mend();
+    this.#options.onChange();
+  }
+
   // A page that is loaded again in a call comes back as it was: muted people stay muted.
   remembered(id) {
     try {
@@ -259,7 +265,7 @@ export class Sessions {
       epoch,
       theirEpoch,
       polite,
-      ice: ice(),
+      ice,
       timers,
       kinds: ["audio", "video"], // of an audio call too: video can be added without negotiating
       tracks: session.media.tracks,

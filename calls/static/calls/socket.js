@@ -78,11 +78,16 @@ export class Socket {
 
   // Sends a command and resolves with its reply, however many reconnects that takes; it never rejects.
   // `aged`: the server must know how old the wish is, because it means nothing later ("answer").
-  request(cmd, args = {}, { aged = false } = {}) {
+  // `within`: after so many ms without a reply it is `expired`, and not sent again.
+  request(cmd, args = {}, { aged = false, within = null } = {}) {
     return new Promise((resolve) => {
       const id = this.#nextId();
       this.#outbox.set(id, { cmd, args, aged, at: this.#options.now(), wall: this.#options.wall(), tries: 0, resolve });
       if (this.#status === "online") this.#transmit(id);
+      if (within === null) return;
+      this.#options.timers.setTimeout(() => {
+        if (this.#outbox.delete(id)) resolve({ ok: false, error: { code: "expired" } });
+      }, within);
     });
   }
 
@@ -161,6 +166,7 @@ export class Socket {
   }
 
   #refused(error) {
+    if (TRY_AGAIN.has(error?.code)) return this.#lose(error.retry_ms);
     this.#cancel("open");
     if (this.#options.onRefused(error)) this.#sayHello();
     else this.#set("refused", { error });
@@ -204,9 +210,9 @@ export class Socket {
   }
 
   // The connection is dead, whether the browser has noticed or not: its own closing could take minutes.
-  #lose() {
+  #lose(rest = 0) {
     this.#drop();
-    this.#closed(1006);
+    this.#closed(1006, rest);
   }
 
   #drop() {
@@ -218,7 +224,8 @@ export class Socket {
     ws.close();
   }
 
-  #closed(code) {
+  // `rest`: how many ms the server wants to be left alone, at least.
+  #closed(code, rest = 0) {
     this.#clear();
     this.#ws = null;
     if (this.#status === "refused") return; // the person is being asked; `again()` connects anew
@@ -226,7 +233,7 @@ export class Socket {
     if (final) return this.#set(final);
     if (this.#welcomedAt !== null && this.#options.now() - this.#welcomedAt > STEADY_MS) this.#attempt = 0;
     const why = SLOW_CODES[code] ?? (code === 1012 ? "restart" : "network");
-    const asked = code === 1012 ? (this.#bye?.retry_ms ?? 0) : code in SLOW_CODES ? SLOW_DELAY_MS : 0;
+    const asked = code === 1012 ? (this.#bye?.retry_ms ?? 0) : code in SLOW_CODES ? SLOW_DELAY_MS : rest;
     const delay = asked + backOff(this.#attempt, this.#options.random());
     this.#attempt += 1;
     this.#after("retry", delay, () => this.#connect());

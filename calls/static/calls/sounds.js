@@ -9,6 +9,7 @@ const RINGBACK_EVERY_S = 4;
 export class Sounds {
   #context = null;
   #playing = null; // {key, stop}
+  #sample = null; // ends the ring that is only tried
   #onBlocked;
   #options;
 
@@ -22,6 +23,7 @@ export class Sounds {
   // when this tab is the one that is heard.
   ring(key, seconds, onAudible = () => {}) {
     const { tone, volume, silent } = ringing();
+    this.#sample?.abort();
     if (silent) return this.silence();
     const begin = (signal) => this.#start(signal, TONES[tone], seconds, onAudible, volume);
     this.#play(key, (signal) => this.#alone(signal, () => begin(signal)));
@@ -44,7 +46,9 @@ export class Sounds {
   async test() {
     await this.unlock();
     const { tone, volume } = ringing();
-    this.#play(`test ${performance.now()}`, (signal) => this.#start(signal, TONES[tone], 2.5, () => {}, volume));
+    this.#sample?.abort();
+    this.#sample = new AbortController();
+    this.#start(this.#sample.signal, TONES[tone], 2.5, () => {}, volume);
   }
 
   // A short sign that a call is over.

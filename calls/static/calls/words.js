@@ -33,7 +33,7 @@ export function endedWords(view, user) {
     cancelled: [gettext("Call cancelled"), ""],
     rejected: [declined, ""],
     no_answer: [gettext("{name} did not answer"), gettext("Try again in a little while.")],
-    unreachable: [gettext("{name} could not be reached"), gettext("None of their devices is connected.")],
+    unreachable: [gettext("{name} could not be reached"), gettext("None of their devices rang.")],
     busy: [limit ? gettext("{name} is on another call") : gettext("{name} is busy"), gettext("Try again in a little while.")],
     lost: [gettext("The call was lost"), gettext("One side’s connection did not come back.")],
     operator: [gettext("Ended by the operator"), view.note || length],
@@ -275,7 +275,7 @@ export function darkWords() {
 // The words on a button say what it does, so its state needs no other telling.
 export function mediaWords(media) {
   return {
-    mic: media?.mic ? gettext("Mute") : gettext("Unmute"),
+    mic: media?.speaks ? gettext("Mute") : gettext("Unmute"),
     cam: media?.cam ? gettext("Camera off") : gettext("Camera on"),
   };
 }

@@ -1,0 +1,128 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+
+import { incomingFacts, stageFacts } from "../../calls/static/calls/facts.js";
+import { Phone } from "../../calls/static/calls/phone.js";
+import { Clock, settled } from "./fakes.mjs";
+
+globalThis.document ??= { visibilityState: "hidden" };
+
+const leg = (user, dir, state, more = {}) => ({ user, name: user, dir, state, alerted: false, epoch: 1, mic: true, cam: false, online: true, ...more });
+
+// A call from `from` to me: ringing, active on this page, or ended.
+function from(person, state, v) {
+  const mine = { ringing: "ringing", active: "joined", ended: "left" }[state];
+  const can = { ringing: ["ringing", "answer", "reject"], active: ["hangup", "media", "signal"], ended: [] }[state];
+  const me = { state: mine, dir: "in", here: state === "active", ring_ms: 30_000, can };
+  const legs = [leg(person, "out", state === "ended" ? "left" : "joined"), leg("me", "in", mine)];
+  return { id: `from ${person}`, v, kind: "audio", state, reason: state === "ended" ? "completed" : null, secs: 5, me, legs };
+}
+
+// `problem`: what is wrong with the microphone. Commands wait in `asked` for their reply.
+function page({ problem = null } = {}) {
+  const clock = new Clock();
+  const open = new Map();
+  const asked = [];
+  const toasts = [];
+  const sessions = {
+    open: (id, kind) => {
+      if (!open.has(id)) open.set(id, { id, kind, ready: Promise.resolve(), media: { problem, mirrored: true, open: async () => {} } });
+      return open.get(id);
+    },
+    get: (id) => open.get(id),
+    has: (id) => open.has(id),
+    ids: () => [...open.keys()],
+    close: (id) => open.delete(id),
+    retire: (id) => open.delete(id),
+    follow() {},
+    shown() {},
+  };
+  const socket = {
+    request: (cmd, args, options = {}) => new Promise((reply) => asked.push({ cmd, ...args, ...options, reply })),
+  };
+  const sounds = { silence() {}, ring() {}, ringBack() {}, ended() {} };
+  const phone = new Phone({
+    me: "me", socket, sessions, sounds, timers: clock, now: () => clock.now, uuid: () => "new",
+    outbox: { keep() {}, drop() {} }, permitted: async () => problem === null,
+    onPlaced() {}, say() {}, toast: (words) => toasts.push(words), onChange() {},
+  });
+  const hear = async (view) => {
+    phone.hear({ t: "call", call: view });
+    phone.follow();
+    await settled();
+  };
+  const stage = () => stageFacts({ phone, sessions, me: "me", now: clock.now, since: () => 0, online: true, soundBlocked: false });
+  const of = (cmd) => asked.filter((one) => one.cmd === cmd);
+  return { clock, phone, sessions, asked, of, toasts, hear, stage };
+}
+
+test("the screen of a call that ended does not come back after the next call", async () => {
+  const { phone, hear, of, stage } = page();
+  await hear(from("alice", "ringing", 1));
+  phone.answer("from alice");
+  await settled();
+  of("answer")[0].reply({ ok: true });
+  await hear(from("alice", "active", 2));
+  await hear(from("alice", "ended", 3));
+  assert.deepEqual([stage().screen, stage().person.id], ["ended", "alice"]);
+  await hear(from("carol", "ringing", 1));
+  phone.answer("from carol");
+  await settled();
+  of("answer")[1].reply({ ok: true });
+  await hear(from("carol", "active", 2));
+  phone.hangUp();
+  await settled();
+  assert.equal(stage(), null);
+});
+
+const gone = from("dora", "ended", 2);
+Object.assign(gone, { reason: "cancelled", me: { ...gone.me, state: "cancelled" }, legs: [gone.legs[0], leg("me", "in", "cancelled")] });
+const there = { ...from("dora", "active", 2), me: { state: "joined", dir: "in", here: false, device: "Desk", can: ["move"] } };
+
+for (const [how, view] of [["given up", gone], ["answered elsewhere", there]]) {
+  test(`the question for the microphone ends with its call: ${how}`, async () => {
+    const { phone, hear, stage, sessions } = page({ problem: "denied" });
+    await hear(from("dora", "ringing", 1));
+    phone.answer("from dora");
+    await settled();
+    assert.equal(stage().screen, "permission");
+    await hear(view);
+    assert.deepEqual([stage(), sessions.ids(), phone.answering.size], [null, [], 0]);
+  });
+}
+
+test("who has no microphone and goes on without answers all the same", async () => {
+  const { phone, hear, of } = page({ problem: "denied" });
+  await hear(from("dora", "ringing", 1));
+  phone.answer("from dora");
+  await settled();
+  phone.follow();
+  phone.asking.answer("without");
+  await settled();
+  assert.equal(of("answer").length, 1);
+});
+
+test("an answer that does not reach the server in time gives the card and the microphone back", async () => {
+  const { phone, hear, of, sessions, toasts } = page();
+  await hear(from("alice", "ringing", 1));
+  phone.answer("from alice");
+  await settled();
+  assert.equal(incomingFacts(phone, "me")[0].answering, true);
+  assert.equal(of("answer")[0].within, 10_000);
+  of("answer")[0].reply({ ok: false, error: { code: "expired" } });
+  await settled();
+  assert.equal(incomingFacts(phone, "me")[0].answering, false);
+  assert.deepEqual(sessions.ids(), []);
+  assert.equal(toasts.length, 1);
+});
+
+test("a notification tells the caller that the call can be noticed here, once", async () => {
+  const { phone, hear, of } = page();
+  await hear(from("alice", "ringing", 1));
+  assert.deepEqual(of("ringing"), []);
+  phone.noticed("from alice");
+  phone.noticed("from alice");
+  assert.equal(of("ringing").length, 1);
+  phone.noticed("from nobody");
+  assert.equal(of("ringing").length, 1);
+});
