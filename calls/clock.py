@@ -34,7 +34,7 @@ class Clock:
     """One clock's memory: since when it has watched without a gap, and which of its errands is the next."""
 
     def __init__(self) -> None:
-        self.watching_since = self.looked = timezone.now()
+        self.watching_since = self.looked = self.at = timezone.now()
         self.ticked = time.monotonic()
         self.ran = 0.0
         # One in a tick: all at once would hold up the sockets of a busy process for longer than a call takes.
@@ -43,8 +43,11 @@ class Clock:
     def tick(self) -> None:
         """Everything that is due now."""
         now = timezone.now()
-        if time.monotonic() - self.ticked > conf.get("CLOCK_S") + BLIND_S:
+        # By either clock: time.monotonic() stands still while a machine is suspended, and the time of day may be set.
+        gap = max(time.monotonic() - self.ticked, (now - self.at).total_seconds())
+        if gap > conf.get("CLOCK_S") + BLIND_S:
             self.watching_since = now
+        self.at = now
         due, silent = switchboard.due(now, self.watching_since, BATCH)
         _act(due)
         _act(silent)

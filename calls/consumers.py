@@ -404,8 +404,11 @@ class SignalingConsumer(AsyncConsumer):
         known = self.calls.get(mail.call)
         if known is None:
             return True
-        epochs = {leg.user: leg.epoch for leg in known.legs}
-        return epochs[self.username] <= mail.epoch and epochs[mail.sender] <= mail.sender_epoch
+        mine, theirs = (
+            machine.leg_of(known, self.key),
+            next((leg for leg in known.legs if leg.user == mail.sender), None),
+        )
+        return bool(mine and theirs and mine.epoch <= mail.epoch and theirs.epoch <= mail.sender_epoch)
 
     def _reply(self, re: str | None, call: machine.Call | None, refused: Refused | None) -> None:
         view: Any = None

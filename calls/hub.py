@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 
 GROUP = "calls"
 RETRY_S = 1.0  # between two tries to reach the layer
+SEND_S = 5.0  # for the layer to take a message
+MAX_UNSENT = 1000  # messages that the layer has not taken yet; more are lost, and the next pings say it all again
 PATIENCE_S = 5.0  # for the layer at the start; without it a process serves its own sockets
 RETURN_MS = (200, 3000)  # after a restart devices come back spread over this time
 
@@ -79,6 +81,7 @@ class Hub:
         self.decoders: dict[str, Callable[[bytes], Any]] = {}
         self.errands: list[Callable[[], Awaitable[None]]] = []
         self.tasks: set[asyncio.Task[None]] = set()
+        self.unsent = 0
         self.tried = asyncio.Event()  # to reach the layer
 
     async def start(self) -> None:
@@ -152,27 +155,42 @@ class Hub:
 
     async def _send(self, post: Post) -> None:
         layer: Any = get_channel_layer()
+        if self.unsent >= MAX_UNSENT:
+            log.warning("the channel layer is too slow: a message was dropped")
+            return
+        self.unsent += 1
         try:
-            await layer.group_send(GROUP, {"type": "hub", "post": msgspec.msgpack.encode(post)})
+            message = {"type": "hub", "post": msgspec.msgpack.encode(post)}
+            await asyncio.wait_for(layer.group_send(GROUP, message), SEND_S)
         except Exception as error:
-            log.warning("the channel layer did not take a message: %s", error)
+            log.warning("the channel layer did not take a message: %s", str(error) or type(error).__name__)
+        finally:
+            self.unsent -= 1
 
     async def _listen(self) -> None:
         layer: Any = get_channel_layer()
+        channel = ""  # one for good: one that is left behind would go on filling
         while True:
             try:
-                channel = await layer.new_channel()
+                channel = channel or await layer.new_channel()
                 await layer.group_add(GROUP, channel)
                 await self._send(Post(self.origin, ()))
                 self.tried.set()
                 while True:
-                    post = msgspec.msgpack.decode((await layer.receive(channel))["post"], type=Post)
-                    if post.origin != self.origin:
-                        await self._read(post)
+                    await self._hear(await layer.receive(channel))
             except Exception as error:
                 log.warning("the channel layer cannot be heard, trying again: %s", error)
                 self.tried.set()
                 await asyncio.sleep(RETRY_S)
+
+    async def _hear(self, message: dict[str, Any]) -> None:
+        """One that cannot be read, of another version say, costs no other."""
+        try:
+            post = msgspec.msgpack.decode(message["post"], type=Post)
+            if post.origin != self.origin:
+                await self._read(post)
+        except Exception:
+            log.exception("what another process said was not understood")
 
     async def _read(self, post: Post) -> None:
         if not post.letters and post.origin not in self.others:
@@ -187,7 +205,10 @@ class Hub:
     def _deliver(self, said: Said) -> None:
         for key in said.to:
             for socket in list(self.sockets.get(key, ())):
-                socket.take(said)
+                try:
+                    socket.take(said)
+                except Exception:  # the others hear it all the same
+                    log.exception("a socket did not take %s", said.what)
 
     def _done(self, task: asyncio.Task[None]) -> None:
         self.tasks.discard(task)

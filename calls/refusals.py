@@ -2,12 +2,14 @@
 
 A refusal costs its batch one note in memory, and an accepted command nothing. Once a second the notes of a process are
 written in one statement; the same thing asked again meanwhile is counted. Nothing is decided by them, so a process that
-dies may lose the last second's. Both ends are bounded: nobody can fill the database by asking in vain.
+dies may lose the last second's. All ends are bounded, as far as a call's and a user's rows go: ids of calls are the
+clients' to choose, and nobody can fill the database by asking in vain.
 """
 
 import datetime as dt
 import threading
 import uuid
+from collections import Counter
 from typing import NamedTuple
 
 from django.db.models import Count
@@ -17,6 +19,8 @@ from calls.models import Refusal
 
 MAX_WAITING = 1000  # different refusals noted between two writes; more are forgotten
 MAX_A_CALL = 100  # rows kept for one call
+MAX_AN_HOUR = 500  # rows kept of one user
+HOUR = dt.timedelta(hours=1)
 
 
 class Refused(NamedTuple):
@@ -49,14 +53,17 @@ def write() -> None:
         _waiting.clear()
     if not noted:
         return
-    calls = {refused.call for refused in noted}
-    counted = Refusal.objects.filter(call__in=calls).order_by().values_list("call").annotate(Count("id"))
-    room = dict.fromkeys(calls, MAX_A_CALL) | {call: MAX_A_CALL - number for call, number in counted}
+    kept = Refusal.objects.order_by()
+    of_calls = kept.filter(call__in={refused.call for refused in noted}).values_list("call").annotate(Count("id"))
+    lately = kept.filter(user__in={refused.user for refused in noted}, at__gte=timezone.now() - HOUR)
+    there = Counter(dict(of_calls)) + Counter(
+        {str(user): n for user, n in lately.values_list("user").annotate(Count("id"))}
+    )
     rows = []
     for refused, (at, times) in noted.items():
-        if room[refused.call] > 0:
-            room[refused.call] -= 1
-            call, user, device_name, command, code = refused
+        call, user, device_name, command, code = refused
+        if there[call] < MAX_A_CALL and there[user] < MAX_AN_HOUR:
+            there.update((call, user))
             rows.append(
                 Refusal(
                     call=call, user_id=user, device_name=device_name, command=command, code=code, at=at, times=times

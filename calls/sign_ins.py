@@ -55,9 +55,10 @@ def ended(sign_ins: Iterable[SignIn]) -> list[SignIn]:
 
 def look(sign_ins: Iterable[SignIn]) -> None:
     """Signs out the devices of those that have ended."""
-    devices = {claim.device for claim in ended(sign_ins)}
-    for device in Device.objects.filter(pk__in=devices, signed_out_at=None):
-        switchboard.sign_out(device)
+    gone = {(claim.device, claim.session_key) for claim in ended(sign_ins)}
+    for device in Device.objects.filter(pk__in=[device for device, _ in gone], signed_out_at=None):
+        if (device.pk, device.session_key) in gone:  # else somebody has signed in there since
+            switchboard.sign_out(device)
 
 
 async def run() -> None:
@@ -70,6 +71,8 @@ async def run() -> None:
                 await pool.run(look, claims[start : start + CHUNK])
             except pool.AWAY as error:
                 log.warning("the sign-ins were not looked at: %s", str(error).strip().partition("\n")[0])
+            except Exception:
+                log.exception("the sign-ins were not looked at")
 
 
 def _sessions(keys: set[str]) -> dict[str, Who]:

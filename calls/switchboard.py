@@ -171,12 +171,14 @@ def _note(orders: Sequence[Order], settled: Settled, began: float) -> None:
     for order, outcome in zip(orders, settled.outcomes, strict=True):
         if outcome is None or outcome.refused is None:
             continue
-        # What people asked for in vain belongs to the call's story; what a clock or an operator did does not.
+        # What people asked for in vain belongs to the call's story, or says that a limit is too low; what a clock or an
+        # operator did does not.
         seat = order.seat if isinstance(order, Place) else getattr(order.command, "by", None)
         if seat is not None:
-            asked = "Invite" if isinstance(order, Place) else type(order.command).__name__
-            metrics.REFUSED.labels(asked.lower(), outcome.refused.code).inc()
-            refusals.note(order.call, seat.key, seat.name, asked, outcome.refused.code)
+            asked, code = "Invite" if isinstance(order, Place) else type(order.command).__name__, outcome.refused.code
+            metrics.REFUSED.labels(asked.lower(), code).inc()
+            if outcome.call is not None or code == "limit_reached":
+                refusals.note(order.call, seat.key, seat.name, asked, code)
 
 
 async def _settle(ask: prepared.Ask, orders: Sequence[Order], beats: Sequence[Beat | None], wait: bool) -> Settled:
@@ -488,7 +490,8 @@ def favour(key: Key, other: Key, on: bool) -> Line:
 def rename(device: Device, name: str) -> None:
     """Gives the device another name; its page is told at once, and calls that it takes from now on say the new one."""
     Device.objects.filter(pk=device.pk).update(name=name)
-    hub.publish(Said((str(device.user_id),), "device", Renamed(device.pk, name, device.kind)))
+    renamed = Said((str(device.user_id),), "device", Renamed(device.pk, name, device.kind))
+    transaction.on_commit(lambda: hub.publish(renamed))  # the panel calls this in a transaction
 
 
 def tell_expired(since: dt.datetime, until: dt.datetime) -> None:
@@ -516,8 +519,8 @@ def sign_out(device: Device, why: str = "signed_out") -> None:
         signed_in = Device.objects.filter(pk=device.pk, signed_out_at=None)
         signed_in.update(signed_out_at=timezone.now(), online_until=timezone.now(), page=None, socket=None, push=None)
         shared = Device.objects.filter(session_key=device.session_key, signed_out_at=None).exists()
-    if device.session_key and not shared:
-        import_module(settings.SESSION_ENGINE).SessionStore(device.session_key).delete()
+        if device.session_key and not shared:
+            import_module(settings.SESSION_ENGINE).SessionStore(device.session_key).delete()
     tell_bye(device, why)
     gone = machine.SignedOut(str(device.user_id), device.pk, None)
     live = models.Leg.objects.filter(models.LIVE, user=device.user_id)

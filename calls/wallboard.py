@@ -6,6 +6,7 @@ One count in a second for all of a process's wallboards, and none while nobody w
 import asyncio
 import logging
 import time
+import uuid
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -18,7 +19,8 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.views.decorators.http import require_safe
 
-from calls import aggregates, pool
+from calls import aggregates, pool, sign_ins
+from calls.sign_ins import SignIn
 
 log = logging.getLogger(__name__)
 
@@ -113,11 +115,12 @@ class Wallboard(AsyncConsumer):
         self.frames: asyncio.Queue[bytes] = asyncio.Queue(maxsize=16)
         await receive()  # websocket.connect
         await send({"type": "websocket.accept"})
-        key = scope["user"].pk
-        if key is None or not await pool.run(_may_still, key):
-            await send({"type": "websocket.close", "code": SIGNED_OUT if key is None else MAY_NOT})
+        self.claim = SignIn(str(scope["user"].pk), scope["session"].session_key or "", uuid.UUID(int=0))
+        refused = await pool.run(_refused, self.claim) if scope["user"].is_authenticated else SIGNED_OUT
+        if refused:
+            await send({"type": "websocket.close", "code": refused})
             return
-        writing = asyncio.create_task(self._write(send, key))
+        writing = asyncio.create_task(self._write(send))
         board.join(self)
         try:
             while (await receive())["type"] != "websocket.disconnect":
@@ -131,19 +134,26 @@ class Wallboard(AsyncConsumer):
         if not self.frames.full():
             self.frames.put_nowait(frame)
 
-    async def _write(self, send: Any, key: Any) -> None:
+    async def _write(self, send: Any) -> None:
         looked = time.monotonic()
         while True:
             frame = await self.frames.get()
             if time.monotonic() - looked > LOOK_S:
                 looked = time.monotonic()
-                if not await pool.run(_may_still, key):
+                try:
+                    refused = await pool.run(_refused, self.claim)
+                except Exception as error:  # it is looked at again
+                    log.warning("whether a wallboard may be shown is not known: %s", type(error).__name__)
+                    refused = None
+                if refused:
                     board.part(self)
-                    await send({"type": "websocket.close", "code": MAY_NOT})
+                    await send({"type": "websocket.close", "code": refused})
                     return
             await send({"type": "websocket.send", "text": frame.decode()})
 
 
-def _may_still(key: Any) -> bool:
-    user = get_user_model()._default_manager.filter(pk=key).first()
-    return user is not None and may_watch(user)
+def _refused(claim: SignIn) -> int | None:
+    """The code to close with, if the viewer's sign-in has ended or does not allow to watch."""
+    if sign_ins.ended([claim]):
+        return SIGNED_OUT
+    return None if may_watch(get_user_model()._default_manager.get(pk=claim.key)) else MAY_NOT

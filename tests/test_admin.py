@@ -4,11 +4,12 @@ import re
 
 import pytest
 from asgiref.sync import sync_to_async
+from auditlog.models import LogEntry
 from django.contrib.auth.models import Permission
 from django.test import Client
 
-from calls.models import Call
-from devices.models import Line
+from calls.models import Call, Leg
+from devices.models import Line, LineGroup
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -17,7 +18,7 @@ class Operator:
     """Somebody at the admin, in a browser of their own."""
 
     def __init__(self, user):
-        self.browser = Client()
+        self.browser, self.user = Client(), user
         self.browser.force_login(user)
 
     async def get(self, path: str) -> str:
@@ -53,6 +54,49 @@ async def test_a_limit_changed_in_the_list_holds_for_the_next_call(operator, pag
     assert (await bob.until(lambda frame: frame["t"] == "line"))["line"]["max_incoming"] == 2
     states = [(await caller.invite("bob"))["call"]["state"] for caller in callers]
     assert states == ["ringing", "ringing", "ended"]
+
+
+def filled_in(html: str) -> dict[str, str]:
+    """What a browser sends for the inputs of this page."""
+    said = {}
+    for each in re.findall(r"<input[^>]*>", html):
+        about = dict(re.findall(r'([\w-]+)="([^"]*)"', each))
+        if about.get("type") != "checkbox" or re.search(r"\bchecked\b", each):
+            said[about.get("name", "")] = about.get("value", "on" if about["type"] == "checkbox" else "")
+    return {name: value for name, value in said.items() if name not in ("", "csrfmiddlewaretoken", "action")}
+
+
+@pytest.mark.parametrize("where", ["list", "page"])
+async def test_what_the_user_switched_while_the_operator_looked_stays_switched(operator, page, people, where):
+    alice, key = await page("alice"), people["alice"].pk
+    line = Line.objects.filter(user=key)
+    await line.aupdate(may_switch=True, edition="allowed")
+    path = {"list": "devices/line/?q=alice", "page": f"devices/line/{key}/change/"}[where]
+    field = {"list": "form-0-max_incoming", "page": "max_incoming"}[where]
+    form = filled_in(await operator.get(path))
+    selected = {"edition": "allowed", "initial-edition": "allowed", "group": "", "initial-group": ""}
+    assert (await alice.ask("multi_device", on=True))["ok"]
+    await operator.post(path, **form | (selected if where == "page" else {}) | {field: 3, "_save": "Save"})
+    told = await alice.until(lambda frame: frame["t"] == "line" and frame["line"]["max_incoming"] == 3)
+    assert told["line"]["multi_device"] is True
+    assert [line.multi_device async for line in line] == [True]
+    changes = [entry.changes async for entry in LogEntry.objects.filter(object_pk=str(key), actor=operator.user)]
+    assert changes == [{"max_incoming": ["None", "3"]}]
+
+
+async def test_a_device_that_the_operator_renames_and_lines_whose_group_goes_are_told(operator, page, people):
+    alice, bob = await page("alice"), await page("bob", "Phone")
+    await operator.post(f"devices/device/{bob.device}/change/", name="Kitchen", _save="Save")
+    assert (await bob.until(lambda frame: frame["t"] == "device"))["device"]["name"] == "Kitchen"
+    call = (await alice.invite("bob"))["call"]["id"]
+    await bob.sees(call)
+    await bob.ask("answer", call=call)
+    assert (await sync_to_async(Leg.objects.get)(call=call, dir="in")).device_name == "Kitchen"
+
+    group = await LineGroup.objects.acreate(name="Sales", max_incoming=7)
+    await sync_to_async(Line.objects.filter(user=people["bob"]).update)(group=group)
+    await operator.post(f"devices/linegroup/{group.pk}/delete/", post="yes")
+    assert (await bob.until(lambda frame: frame["t"] == "line"))["line"]["max_incoming"] == 1
 
 
 async def test_the_list_of_lines_says_who_is_online_and_in_a_call(operator, page):

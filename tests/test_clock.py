@@ -96,6 +96,17 @@ async def test_a_clock_that_was_blind_for_a_while_begins_to_watch_anew(clock, ti
     assert clock.watching_since > ago(5)
 
 
+async def test_a_time_of_day_that_jumps_loses_no_call(page, tick, clock):
+    _, phone, call = await rung(page)
+    await phone.ask("answer", call=call)
+    await tick()
+    clock.at -= dt.timedelta(minutes=5)  # as if the time of day had been set forward by five minutes since
+    await Device.objects.all().aupdate(last_seen_at=ago(300))
+    await tick()
+    assert (await Call.objects.aget(pk=call)).state == "active"
+    assert clock.watching_since > ago(60)
+
+
 async def test_a_deactivated_account_is_signed_out_everywhere(page, people, tick):
     alice, phone, call = await rung(page)
     people["bob"].is_active = False

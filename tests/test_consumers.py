@@ -3,8 +3,11 @@
 import asyncio
 import uuid
 
+import msgspec
 import pytest
+import redis.asyncio
 from asgiref.sync import sync_to_async
+from channels.layers import InMemoryChannelLayer, get_channel_layer
 
 from calls import switchboard
 from calls.models import Call, Leg
@@ -459,6 +462,75 @@ async def test_what_others_say_is_heard_as_soon_as_a_process_has_started():
         assert (await asyncio.wait_for(heard.get(), WAIT_S)).content == {"multi_device": True}
     finally:
         await started.stop()
+
+
+async def test_what_cannot_be_read_or_taken_costs_nobody_else_anything(page, people, settings):
+    from calls.hub import GROUP, Hub, Said, hub
+
+    class Broken:
+        sign_in = None
+
+        def take(self, said):
+            raise KeyError("bob")
+
+        def bye(self, why, retry_ms):
+            pass
+
+    alice, bob, broken = await page("alice"), await page("bob"), Broken()
+    keys = tuple(str(people[name].pk) for name in ("alice", "bob"))
+    hub.join(keys[0], broken)
+    async with redis.asyncio.from_url(settings.REDIS_URL) as server:
+        before = await server.pubsub_channels()
+        for post in (b"", b"\xc1", msgspec.msgpack.encode(("another", ((keys, "unheard of", b""),)))):
+            await get_channel_layer().group_send(GROUP, {"type": "hub", "post": post})
+        await sync_to_async(Hub().publish)(Said(keys, "line", {"multi_device": True}))
+        for each in (alice, bob):
+            await each.until(lambda frame: frame["t"] == "line")
+        assert sorted(await server.pubsub_channels()) == sorted(before)
+    hub.part(keys[0], broken)
+
+
+async def test_a_layer_that_takes_nothing_is_not_waited_for_by_more_than_it_may(monkeypatch, settings, caplog):
+    from calls import hub
+
+    class Stuck(InMemoryChannelLayer):
+        async def group_send(self, group, message):
+            await asyncio.Event().wait()
+
+    settings.PROCESSES = 2
+    monkeypatch.setattr(hub, "SEND_S", 0.3)
+    monkeypatch.setattr(hub, "MAX_UNSENT", 10)
+    monkeypatch.setattr(hub, "get_channel_layer", Stuck)
+    started = hub.Hub()
+    await started.start()
+    listening = set(started.tasks)
+    try:
+        for _ in range(50):
+            started.publish(hub.Said(("1",), "line", {}))
+        sending = started.tasks - listening
+        assert len(sending) == 50
+        _, waiting = await asyncio.wait(sending, timeout=WAIT_S)
+        assert not waiting
+        assert sum("too slow" in said for said in caplog.messages) >= 39
+        assert sum("did not take" in said for said in caplog.messages) >= 9
+    finally:
+        await started.stop()
+
+
+async def test_a_user_who_is_renamed_while_signed_in_is_heard_and_seen(page, people):
+    alice, bob = await page("alice"), await page("bob")
+    people["bob"].username = "robert"
+    await people["bob"].asave()
+    call = (await alice.invite("robert"))["call"]["id"]
+    await bob.sees(call)
+    await bob.ask("answer", call=call)
+    view = await alice.sees(call, state="active")
+    assert {leg["user"] for leg in view["legs"]} == {"alice", "robert"}
+    body = {"epoch": 1, "to_epoch": 1, "candidates": []}
+    await alice.say("signal", call=call, to="robert", body=body)
+    assert (await bob.until(lambda frame: frame["t"] == "signal"))["body"] == body
+    await bob.say("signal", call=call, to="alice", body=body)
+    assert (await alice.until(lambda frame: frame["t"] == "signal"))["from"]["user"] == "robert"
 
 
 async def test_six_devices_that_answer_at_once_have_one_winner(page):

@@ -5,18 +5,22 @@ import datetime as dt
 import json
 import logging
 import re
+import uuid
 
 import pytest
+import redis.asyncio
 from asgiref.sync import sync_to_async
+from auditlog.models import LogEntry
+from django.contrib.admin.models import LogEntry as PanelEntry
 from django.contrib.auth import get_user_model
 from django.core.management import CommandError, call_command
 from django.test import Client, override_settings
 from django.utils import timezone
 
-from calls import clock, conf, logs, refusals, switchboard
+from calls import clock, conf, logs, machine, refusals, switchboard
 from calls.hub import hub
 from calls.models import Call, Entry, Leg, Refusal
-from devices.models import Device
+from devices.models import Device, Line, LineGroup
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -52,6 +56,18 @@ async def test_ready_looks_at_database_layer_and_clock(page, async_client, monke
     monkeypatch.setattr(clock.last, "tick", hub.began - 100)
     response = await async_client.get("/readyz")
     assert (response.status_code, response.json()["clock"]) == (503, "failed")
+
+
+async def test_asking_whether_it_is_ready_leaves_nothing_behind_in_the_layer(async_client, settings):
+    async def subscribed():
+        async with redis.asyncio.from_url(settings.REDIS_URL) as server:
+            return len(await server.pubsub_channels())
+
+    await async_client.get("/readyz")
+    before = await subscribed()
+    answers = await asyncio.gather(*(async_client.get("/readyz") for _ in range(10)))
+    assert {answer.json()["layer"] for answer in answers} == {"ok"}
+    assert await subscribed() == before
 
 
 async def test_without_its_layer_a_process_is_not_ready(async_client):
@@ -214,6 +230,61 @@ async def test_cleaning_forgets_old_ended_calls_with_all_that_belongs_to_them(pa
     assert [str(each.pk) async for each in Call.objects.all()] == [live]
     for rows in (Entry, Leg, Refusal):
         assert not await rows.objects.filter(call=call).aexists(), rows
+
+
+async def test_asking_in_vain_fills_nothing(page, people, settings):
+    alice = await page("alice")
+    seat = machine.Seat(str(people["alice"].pk), uuid.UUID(alice.device), "Laptop", uuid.UUID(alice.page))
+    write, kept = sync_to_async(refusals.write), sync_to_async(Refusal.objects.count)
+
+    def of_no_call():
+        for _ in range(50):
+            switchboard.perform(uuid.uuid4(), machine.Ringing(seat))
+
+    await sync_to_async(of_no_call)()
+    await write()
+    assert await kept() == 0
+    call = str(uuid.uuid4())
+    with calls_settings(MAX_OUTGOING=0):
+        assert (await alice.invite("bob", call=call))["error"]["code"] == "limit_reached"
+    await write()
+    assert await kept() == 1  # the wallboard counts these
+    for _ in range(2):
+        for number in range(refusals.MAX_AN_HOUR - 100):
+            refusals.note(uuid.uuid4(), seat.key, f"Device {number}", "Invite", "limit_reached")
+        await write()
+    assert await kept() == refusals.MAX_AN_HOUR
+
+
+async def test_what_an_erased_operator_did_and_had_names_them_no_more(page, people):
+    call, *_ = await a_call(page)
+
+    def erase():
+        group = LineGroup.objects.create(name="Europe sales")
+        sales = get_user_model()._default_manager.create_user("sales", is_staff=True)
+        Line.make([sales.pk])
+        for changed in (Line.objects.get(pk=sales.pk), group):
+            LogEntry.objects.log_create(changed, force_log=True, action=1, changes={"max_incoming": ["1", "2"]})
+        device = Device.objects.create(user=sales, name="Sally's iPhone", kind="web", signed_out_at=timezone.now(),
+                                       logged_in_at=timezone.now(), last_seen_at=timezone.now(),
+                                       online_until=timezone.now())  # fmt: skip
+        LogEntry.objects.log_create(device, force_log=True, action=1, changes={"signed_out": ["no", "yes"]})
+        for row in (sales, device):
+            PanelEntry.objects.log_actions(
+                people["operator"].pk, [row], 2, change_message="changed", single_object=True
+            )
+        switchboard.perform(uuid.UUID(call), machine.EndByOperator("sales", "Maintenance"))
+        call_command("erase", "sales", yes=True)
+        kept = [
+            *LogEntry.objects.values_list("object_repr", flat=True),
+            *PanelEntry.objects.values_list("object_repr", flat=True),
+            *(str(entry.command) for entry in Entry.objects.filter(call=call)),
+        ]
+        assert not [said for said in kept if re.search("sales|sally", said.replace("Europe sales", ""), re.IGNORECASE)]
+        assert "Europe sales" in kept
+        assert f"Line of erased-{sales.pk}" in kept
+
+    await sync_to_async(erase)()
 
 
 async def test_an_erased_person_is_in_nothing_that_is_stored(page, people):

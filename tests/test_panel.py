@@ -367,6 +367,21 @@ async def test_nothing_is_done_for_a_form_of_another_site(page, people):
     await sync_to_async(post)()
 
 
+def test_an_administrator_touches_nobody_who_has_more_by_single_permissions(in_role, people):
+    administrator, vip = in_role("administrator"), people["alice"]
+    path, words = f"/admin/auth/user/{vip.pk}/password/", {"password1": "a new long one", "password2": "a new long one"}
+    vip.is_staff = True
+    vip.save()
+    vip.user_permissions.add(Permission.objects.get(codename="delete_user"))
+    assert administrator.post(path, words).status_code == 403
+    vip.refresh_from_db()
+    assert not vip.check_password("a new long one")
+    vip.user_permissions.set([Permission.objects.get(codename="view_call")])
+    assert administrator.post(path, words).status_code == 302
+    vip.refresh_from_db()
+    assert vip.check_password("a new long one")
+
+
 def test_an_administrator_gives_roles_but_no_more_than_they_have(in_role, people):
     administrator = in_role("administrator")
     somebody, root = people["alice"], people["operator"]

@@ -214,6 +214,10 @@ async def test_only_known_push_services_are_knocked_at(page, service, settings):
         "https://evil.example/fcm.googleapis.com",
         "https://notify.windows.com.evil.example/x",
         "https://[::1/x",
+        "https://10.0.0.5\\.notify.windows.com/x",  # who connects reads the host up to the backslash
+        "https://10.0.0.5\\@fcm.googleapis.com/x",
+        "https://fcm.googleapis.com/x\r\nHost: inner",
+        "https://fcm.googleapis.com?x",
     ):
         assert await subscribe(endpoint) == 403, endpoint
     for endpoint in ("https://fcm.googleapis.com/fcm/send/x", "https://wns2-am3p.notify.windows.com/w/?token=x"):

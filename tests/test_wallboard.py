@@ -9,13 +9,14 @@ import pytest
 from asgiref.sync import sync_to_async
 from channels.testing import WebsocketCommunicator
 from django.conf import settings
+from django.contrib.sessions.models import Session
 from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from callplatform.asgi import application
-from calls import aggregates
+from calls import aggregates, wallboard
 from calls.models import Call, Leg, Refusal
 from calls.wallboard import Board, board
 
@@ -85,6 +86,28 @@ async def test_it_shows_what_rings_is_active_and_is_online_within_two_seconds(wa
     await until("active", 1)
     assert (await next_now(socket))["per_minute"] == 1
     await until("online", 2)
+
+
+async def test_a_wallboard_ends_with_its_sign_in_and_not_with_a_fault_of_the_database(watch, monkeypatch):
+    monkeypatch.setattr(wallboard, "LOOK_S", 0.1)
+    socket = await watch("operator")
+
+    def rename(before, after):
+        with connection.cursor() as cursor:
+            cursor.execute(f"ALTER TABLE {before} RENAME TO {after}")
+
+    await next_now(socket)
+    await sync_to_async(rename)("django_session", "away")
+    try:
+        for _ in range(3):
+            await next_now(socket)
+    finally:
+        await sync_to_async(rename)("away", "django_session")
+    await next_now(socket)
+    await Session.objects.all().adelete()
+    while (said := await socket.receive_output(timeout=8))["type"] != "websocket.close":
+        pass
+    assert said["code"] == 4401
 
 
 async def test_all_who_watch_share_one_count_which_ends_with_the_last(watch):

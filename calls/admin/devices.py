@@ -11,6 +11,7 @@ from django.utils import timezone
 from import_export import resources
 from import_export.fields import Field
 
+from calls import audit, switchboard
 from calls.admin.base import MAX_PEOPLE, Exported, ReadOnlyAdmin, people_named
 from calls.admin.lines import sign_out
 from devices.models import Device
@@ -87,6 +88,11 @@ class DeviceAdmin(Exported, ReadOnlyAdmin):
         if ADDRESS.match(term):
             return queryset.filter(address__startswith=term), False
         return queryset.filter(name__icontains=term), False
+
+    def save_model(self, request: HttpRequest, obj: Device, form: Any, change: bool) -> None:
+        if "name" in form.changed_data:  # and nothing else is written: the device may be signed out at this moment
+            switchboard.rename(obj, obj.name)
+            audit.record(request, obj, name=(form.initial["name"], obj.name))
 
     @admin.display(boolean=True)
     def online(self, device: Device) -> bool:

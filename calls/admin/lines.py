@@ -50,10 +50,16 @@ def inherited(line: Line, field: str) -> tuple[int, str]:
 
 
 class LineRow(forms.ModelForm):
-    """A line, in the list and on its page. An empty limit shows, in grey, what holds instead."""
+    """A line, in the list and on its page. An empty limit shows, in grey, what holds instead.
+
+    The page says what each value was when it was made, so that only what was changed there is written: the user, or
+    another operator, may have changed the rest meanwhile.
+    """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        for each in self.fields.values() if self.instance.pk else ():
+            each.show_hidden_initial = True
         for field in LIMITS:
             if field in self.fields:
                 value, whose = inherited(self.instance, field)
@@ -65,6 +71,8 @@ class ListedLine(LineRow):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{**kwargs, "error_class": Errors})
+        for each in self.fields.values():
+            each.hidden_widget = PlainHidden
 
     class Meta:
         widgets = {
@@ -328,13 +336,14 @@ class LineAdmin(ImportExportMixin, Exported, PanelAdmin):
         )  # fmt: skip
 
     def save_model(self, request: HttpRequest, obj: Line, form: Any, change: bool) -> None:
-        if change:  # only what was changed: the user may have switched multi-device meanwhile
+        if change:
             fields = [name for name in form.changed_data if name in form.fields]
             if fields:
                 obj.save(update_fields=fields)
         else:
             super().save_model(request, obj, form, change)
-        transaction.on_commit(lambda: switchboard.tell_line(obj))  # the admin wraps its views in a transaction
+        told = Q(pk=obj.pk)  # as the line is then: the form's copy has old values of what was not changed
+        transaction.on_commit(lambda: switchboard.tell_lines(told))  # the admin wraps its views in a transaction
 
     def process_import(self, request: HttpRequest, **kwargs: Any) -> HttpResponse:
         try:
@@ -435,3 +444,12 @@ class LineGroupAdmin(Exported, PanelAdmin):
     def save_model(self, request: HttpRequest, obj: LineGroup, form: Any, change: bool) -> None:
         super().save_model(request, obj, form, change)
         transaction.on_commit(lambda: switchboard.tell_lines(Q(group=obj)))
+
+    def delete_model(self, request: HttpRequest, obj: LineGroup) -> None:
+        self.delete_queryset(request, LineGroup.objects.filter(pk=obj.pk))
+
+    def delete_queryset(self, request: HttpRequest, queryset: QuerySet[LineGroup]) -> None:
+        """What the lines inherited they lose, and are told."""
+        lines = list(Line.objects.filter(group__in=queryset).values_list("pk", flat=True))
+        super().delete_queryset(request, queryset)
+        transaction.on_commit(lambda: switchboard.tell_lines(Q(pk__in=lines)))

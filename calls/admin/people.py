@@ -20,8 +20,12 @@ if admin.site.is_registered(Group):
 
 def may_give(request: HttpRequest, role: Group) -> bool:
     """Whether this request's user has every permission of the role."""
+    return _has_all(request, role.permissions)
+
+
+def _has_all(request: HttpRequest, permissions: Any) -> bool:
     mine = request.user.get_all_permissions()
-    theirs = role.permissions.values_list("content_type__app_label", "codename")
+    theirs = permissions.values_list("content_type__app_label", "codename")
     return request.user.is_superuser or all(f"{app}.{codename}" in mine for app, codename in theirs)
 
 
@@ -54,7 +58,9 @@ class PersonAdmin(PanelAdmin, UserAdmin):
     def _may_touch(self, request: HttpRequest, obj: Any) -> bool:
         if obj is None or request.user.is_superuser:
             return True
-        return not obj.is_superuser and all(may_give(request, role) for role in obj.groups.all())
+        if obj.is_superuser or not _has_all(request, obj.user_permissions):
+            return False
+        return all(may_give(request, role) for role in obj.groups.all())
 
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> Any:
         fields = tuple(super().get_readonly_fields(request, obj))

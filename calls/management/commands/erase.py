@@ -1,18 +1,20 @@
 """`manage.py erase USER`: takes one person out of everything that is stored. It cannot be undone."""
 
+from collections.abc import Iterable
 from typing import Any
 
 from auditlog.context import disable_auditlog
 from auditlog.models import LogEntry
 from axes.models import AccessAttempt
+from django.contrib.admin.models import LogEntry as PanelEntry
 from django.contrib.auth import get_user_model
 from django.contrib.contenttypes.models import ContentType
 from django.core.management.base import BaseCommand, CommandError, CommandParser
-from django.db.models import Q
+from django.db.models import Model, Q
 
 from calls import switchboard
 from calls.models import LIVE, Entry, Leg, Refusal
-from devices.models import Device
+from devices.models import Device, Line
 
 ERASED = "erased"
 
@@ -45,13 +47,16 @@ class Command(BaseCommand):
                     f"{name} is still called or in a call; the account is closed. End that call, and run this again."
                 )
             calls = self._erase_calls(user, shell)
+            devices = list(map(str, Device.objects.filter(user=user).values_list("pk", flat=True)))
             Device.objects.filter(user=user).delete()
             Refusal.objects.filter(user=user).delete()
             AccessAttempt.objects.filter(username=name).delete()
-            about = Q(content_type=ContentType.objects.get_for_model(User), object_pk=str(user.pk))
-            LogEntry.objects.filter(about).delete()
-            LogEntry.objects.filter(object_repr__endswith=f" {name}").update(object_repr=f"Line of {shell}")
+            LogEntry.objects.filter(_about(User, [user.pk]) | _about(Device, devices)).delete()
+            LogEntry.objects.filter(_about(Line, [user.pk])).update(object_repr=f"Line of {shell}")
             LogEntry.objects.filter(actor=user).update(remote_addr=None, actor_email=None)
+            PanelEntry.objects.filter(_about(User, [user.pk], key="object_id")).update(object_repr=shell)
+            PanelEntry.objects.filter(_about(Line, [user.pk], key="object_id")).update(object_repr=f"Line of {shell}")
+            PanelEntry.objects.filter(_about(Device, devices, key="object_id")).update(object_repr=ERASED)
             user.groups.clear()
             user.user_permissions.clear()
             setattr(user, User.USERNAME_FIELD, shell)
@@ -70,7 +75,16 @@ class Command(BaseCommand):
             for entry in entries:
                 entry.command = _without(entry.command, str(user.pk), shell)
             Entry.objects.bulk_update(entries, ["command"], batch_size=500)
+        ended = list(Entry.objects.filter(call__reason="operator", command__operator=user.get_username()))
+        for entry in ended:
+            entry.command |= {"operator": shell}
+        Entry.objects.bulk_update(ended, ["command"], batch_size=500)
         return len(calls)
+
+
+def _about(model: type[Model], keys: Iterable[Any], key: str = "object_pk") -> Q:
+    """What a log has on these rows."""
+    return Q(content_type=ContentType.objects.get_for_model(model), **{f"{key}__in": [str(each) for each in keys]})
 
 
 def _without(command: dict[str, Any], key: str, shell: str) -> dict[str, Any]:
