@@ -63,7 +63,7 @@ unit: $(DEV)
 
 # Node is the one that comes with playwright, so its version is locked too.
 js: $(VENV)/installed-dev
-	$(NODE) --test tests/js/*.test.mjs
+	"$(NODE)" --test tests/js/*.test.mjs
 
 # In a process of their own: playwright's event loop and pytest-asyncio's do not share one.
 browser: $(DEV) chromium

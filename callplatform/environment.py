@@ -14,6 +14,7 @@ from urllib.parse import unquote, urlsplit
 import environ
 from django.core.exceptions import ImproperlyConfigured
 
+TEN_YEARS_S = 10 * 365 * 86_400.0
 DATABASE_SCHEMES = ("postgres", "postgresql", "sqlite")
 YES = {"on", "true", "yes", "1"}
 NO = {"off", "false", "no", "0"}
@@ -60,7 +61,7 @@ class Environment:
         return int(value)
 
     def seconds(self, name: str, default: float) -> float:
-        """A length of time in seconds, above zero; fractions are allowed."""
+        """A length of time in seconds, above zero and at most ten years; fractions are allowed."""
         value = self.text(name)
         if not value:
             return default
@@ -68,8 +69,10 @@ class Environment:
             number = float(value)
         except ValueError:
             number = math.nan
-        if not (math.isfinite(number) and number > 0):
-            raise ImproperlyConfigured(f"{name} is {value!r}: it must be a number of seconds above 0.")
+        if not 0 < number <= TEN_YEARS_S:
+            raise ImproperlyConfigured(
+                f"{name} is {value!r}: it must be a number of seconds above 0, ten years at most."
+            )
         return number
 
     def words(self, name: str) -> list[str]:
@@ -132,12 +135,12 @@ class Environment:
         try:
             with warnings.catch_warnings(action="error"):
                 config = dict(environ.Env.db_url_config(url))
+            host = unquote(urlsplit(url).netloc.rpartition("@")[2].partition(":")[0])
         except (ValueError, UserWarning):
             # Not the cause's own words: they may hold the password.
             raise ImproperlyConfigured(f"{name} cannot be read: it must look like {shape}.") from None
         if config["NAME"] in ("", ":memory:"):
             raise ImproperlyConfigured(f"{name} names no database: it must look like {shape}.")
-        host = unquote(urlsplit(url).netloc.rpartition("@")[2].partition(":")[0])
         if host.startswith("/"):  # the directory of a Unix socket, as libpq takes it
             config["HOST"] = host
         return config

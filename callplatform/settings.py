@@ -132,7 +132,7 @@ CALLS: dict[str, Any] = {
     "TURN_SECRET": env.text("TURN_SECRET"),
     "TURN_TTL_S": env.whole("TURN_TTL_S", 3600, least=60),
     "METRICS_TOKEN": env.text("METRICS_TOKEN"),
-    "KEEP_DAYS": env.whole("KEEP_DAYS", 0),
+    "KEEP_DAYS": env.whole("KEEP_DAYS", 0, most=36_500),
     "PROXIES": env.whole("PROXIES", 0, most=9),
     "DB_THREADS": env.whole("DB_THREADS", 8, least=1, most=200),
     "PUSH_KEY": env.push_key("PUSH_KEY"),
@@ -181,10 +181,11 @@ DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 REDIS_URL = env.redis("REDIS_URL")
 if REDIS_URL:
+    KEEPALIVE = {} if REDIS_URL.startswith("unix:") else {"socket_keepalive": True}  # a Unix socket knows no such thing
     CHANNEL_LAYERS: dict[str, Any] = {
         "default": {
             "BACKEND": "channels_redis.pubsub.RedisPubSubChannelLayer",
-            "CONFIG": {"hosts": [{"address": REDIS_URL, "health_check_interval": 10, "socket_keepalive": True}]},
+            "CONFIG": {"hosts": [{"address": REDIS_URL, "health_check_interval": 10} | KEEPALIVE]},
         }
     }
 else:

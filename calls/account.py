@@ -88,8 +88,8 @@ class Seen(Struct, frozen=True):
 def history_seen(request: HttpRequest) -> JsonResponse:
     """The user has looked at what ended until then; the badge goes on every device. Answers `{missed}`."""
     until = asked(request, Seen).until
-    if until.tzinfo is None:
-        raise BadRequest("until needs a time zone")
+    if until.tzinfo is None or until.year < 2000:
+        raise BadRequest("until needs a time zone, and a time of this age")
     news = calls_of.see(request.user.pk, min(until, timezone.now()))
     return _changed(request) if news else _missed(request)
 

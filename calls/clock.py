@@ -44,10 +44,9 @@ class Clock:
         """Everything that is due now."""
         now = timezone.now()
         # By either clock: time.monotonic() stands still while a machine is suspended, and the time of day may be set.
-        gap = max(time.monotonic() - self.ticked, (now - self.at).total_seconds())
+        gap = max(time.monotonic() - self.ticked, abs((now - self.at).total_seconds()))
         if gap > conf.get("CLOCK_S") + BLIND_S:
             self.watching_since = now
-        self.at = now
         due, silent = switchboard.due(now, self.watching_since, BATCH)
         _act(due)
         _act(silent)
@@ -57,7 +56,7 @@ class Clock:
             next(self.errands)()
         metrics.CLOCK_LAG_S.set(max(0.0, time.monotonic() - self.ticked - conf.get("CLOCK_S")))
         metrics.TICKED.set_to_current_time()
-        self.ticked = time.monotonic()
+        self.ticked, self.at = time.monotonic(), timezone.now()
         last.tick = self.ticked
 
     @staticmethod

@@ -146,6 +146,7 @@ class Refusal(models.Model):
 
     class Meta:
         ordering = ["at"]
+        indexes = [models.Index(fields=["user", "at"], name="refusal_of_user")]
 
     def __str__(self) -> str:
         return f"{self.command}: {self.code}"

@@ -38,7 +38,7 @@ LOOK_S = 1.0  # between two looks at whether what was pushed still rings
 OVER_TTL_S = 120  # a device that is off for longer need not hear that it would have rung
 GONE = (404, 410)  # the browser has taken the subscription back
 # Nothing that two readers of an address might understand differently: a backslash ends the host for who connects.
-ENDPOINT = re.compile(r"https://([a-z0-9.-]+)(?::443)?(?:/[!-\[\]-~]*)?", re.IGNORECASE)
+ENDPOINT = re.compile(r"https://([a-z0-9.-]+)(?::443)?(?:/[!-\[\]-~]*)?", re.IGNORECASE | re.ASCII)
 
 
 class Pushed(NamedTuple):
@@ -108,7 +108,7 @@ class Sender:
         if asleep:
             self.ringing[call.id] = asleep
         for pushed in asleep:
-            self._send(pool, pushed, call.id, seconds)
+            self._send(pool, pushed, {"call": str(call.id)}, seconds)
 
     def _look(self, pool: ThreadPoolExecutor) -> None:
         """Tells devices of calls that do not ring for them any more."""
@@ -118,16 +118,16 @@ class Sender:
         ring = set(Leg.objects.filter(call__in=self.ringing, dir="in", state="ringing").values_list("call", flat=True))
         for call in self.ringing.keys() - ring:
             for pushed in self.ringing.pop(call):
-                self._send(pool, pushed, call, OVER_TTL_S)
+                self._send(pool, pushed, {"call": str(call), "over": True}, OVER_TTL_S)
 
-    def _send(self, pool: ThreadPoolExecutor, pushed: Pushed, call: uuid.UUID, ttl: int) -> None:
+    def _send(self, pool: ThreadPoolExecutor, pushed: Pushed, said: dict[str, Any], ttl: int) -> None:
         if not self.unsent.acquire(blocking=False):
             log.warning("the push services are too slow: a push was dropped")
             return
-        pool.submit(send, pushed, call, ttl).add_done_callback(lambda _: self.unsent.release())
+        pool.submit(send, pushed, said, ttl).add_done_callback(lambda _: self.unsent.release())
 
 
-def send(pushed: Pushed, call: uuid.UUID, ttl: int) -> None:
+def send(pushed: Pushed, said: dict[str, Any], ttl: int) -> None:
     """One push. A later one of the same call takes the place of an earlier that was not delivered yet."""
     from pywebpush import WebPushException, webpush  # with aiohttp in its train: for sites that push
 
@@ -137,10 +137,10 @@ def send(pushed: Pushed, call: uuid.UUID, ttl: int) -> None:
     try:
         webpush(
             pushed.subscription,
-            msgspec.json.encode({"call": str(call)}),
+            msgspec.json.encode(said),
             vapid_private_key=conf.get("PUSH_KEY"),
             vapid_claims={"sub": conf.get("PUSH_CONTACT")},
-            headers={"Urgency": "high", "Topic": call.hex},
+            headers={"Urgency": "high", "Topic": uuid.UUID(said["call"]).hex},
             ttl=ttl,
             timeout=TIMEOUT_S,
             requests_session=session,

@@ -190,6 +190,7 @@ def test_a_page_of_a_long_history_is_read_from_its_index(long_history):
     ("path", "body"),
     [
         ("/history/seen/", {"until": "yesterday"}),
+        ("/history/seen/", {"until": "0001-01-01T00:00:00+23:59"}),
         ("/history/seen/", {"until": "2026-01-01T00:00:00"}),
         ("/history/hide/", {"ids": ["x"]}),
         ("/history/hide/", {"ids": None, "hidden": False}),

@@ -5,6 +5,7 @@ import datetime as dt
 import gc
 import io
 import re
+import time
 import tracemalloc
 import uuid
 import zipfile
@@ -21,7 +22,7 @@ from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
-from openpyxl import load_workbook
+from openpyxl import Workbook, load_workbook
 
 from calls import machine, protocol, refusals, switchboard
 from calls.admin import story
@@ -352,6 +353,39 @@ def test_an_operator_changes_lines_and_sees_who_did_but_no_accounts(in_role, peo
         assert operator.post(f"/admin/{path}", {"name": "Mine", "username": "mine"}).status_code == 403, path
 
 
+def test_addresses_of_mail_are_for_those_who_may_see_accounts(in_role, people):
+    people["bob"].email = "secret@corp.example"
+    people["bob"].save()
+    operator = in_role("operator")
+    for path in ("devices/line/", "devices/device/", "calls/call/", "auditlog/logentry/"):
+        assert ">bob" not in operator.get(f"/admin/{path}?q=secret@corp").content.decode(), path
+    assert "corp.example" not in operator.get("/admin/auditlog/logentry/?what=user").content.decode()
+    administrator = in_role("administrator", "alice")
+    assert ">bob<" in administrator.get("/admin/auth/user/?q=secret@corp").content.decode()
+    assert "corp.example" in administrator.get("/admin/auditlog/logentry/?what=user").content.decode()
+    for odd in ("what=%00", "what=nonsense"):
+        assert operator.get(f"/admin/auditlog/logentry/?{odd}").status_code == 200
+
+
+async def test_an_action_over_more_than_it_takes_says_so_and_does_nothing(page, people, monkeypatch):
+    call, alice, bob = await a_call(page)
+    monkeypatch.setattr("calls.admin.base.MAX_AT_ONCE", 0)
+
+    def walk():
+        operator = browser_of(people["operator"])
+        for path, action, key in (
+            ("calls/call/", "end_call", call), ("devices/device/", "sign_out", bob.device),
+            ("devices/device/", "sign_out_all", bob.device), ("devices/line/", "sign_out_all", people["bob"].pk),
+        ):  # fmt: skip
+            said = operator.post(f"/admin/{path}", {"action": action, "_selected_action": [str(key)]}, follow=True)
+            assert "Nothing was done: that is more than 0 at once." in said.content.decode(), action
+
+    await sync_to_async(walk)()
+    for each in (alice, bob):
+        assert (await each.ping())["t"] == "pong"
+    assert (await Call.objects.aget(pk=call)).state == "active"
+
+
 async def test_nothing_is_done_for_a_form_of_another_site(page, people):
     call, *_ = await a_call(page)
     tricked = Client(enforce_csrf_checks=True)
@@ -502,6 +536,25 @@ def test_a_small_workbook_that_unpacks_to_much_is_refused(operator):
     file = SimpleUploadedFile("lines.xlsx", packed.getvalue())
     said = operator.post("/admin/devices/line/import/", {"format": "1", "import_file": file}).content.decode()
     assert "60 MB when it is unpacked, and may have 50: split it, or save it as CSV." in said
+
+
+@pytest.mark.parametrize(("stray", "said"), [
+    ("XFD9", "empty → 4"),
+    ("B1048576", "The sheet goes on below row 30,001, if only with a space"),
+    ("XFD1048576", "The sheet goes on below row 30,001, if only with a space"),
+])  # fmt: skip
+def test_a_space_far_away_in_a_sheet_does_not_make_it_long(operator, people, stray, said):
+    book = Workbook()
+    book.active.append(["user", "max_incoming"])
+    book.active.append(["bob", 4])
+    book.active[stray] = " "
+    file = io.BytesIO()
+    book.save(file)
+    upload, began = SimpleUploadedFile("lines.xlsx", file.getvalue()), time.process_time()
+    answer = operator.post("/admin/devices/line/import/", {"format": "1", "import_file": upload}).content.decode()
+    assert said in answer
+    assert ("Confirm import" in answer) == ("4" in said)
+    assert time.process_time() - began < 5  # reading all of it takes minutes
 
 
 async def test_a_long_file_is_read_and_written_in_a_few_statements_and_told(operator, page, people):

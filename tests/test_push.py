@@ -128,7 +128,7 @@ async def test_a_sleeping_device_is_woken_and_told_again_when_it_need_not_ring(p
     await desk.sees(call)
     await desk.ask("answer", call=call)
     again, headers, body = await sync_to_async(service.push)()
-    assert (again, browser.opens(body)) == (path, {"call": call})
+    assert (again, browser.opens(body)) == (path, {"call": call, "over": True})
     assert headers["Topic"] == uuid.UUID(call).hex
     assert service.came.empty()  # nobody pushes to a device that is online
 
@@ -218,6 +218,7 @@ async def test_only_known_push_services_are_knocked_at(page, service, settings):
         "https://10.0.0.5\\@fcm.googleapis.com/x",
         "https://fcm.googleapis.com/x\r\nHost: inner",
         "https://fcm.googleapis.com?x",
+        "https://fcm.googleapis.\u212aom/x",
     ):
         assert await subscribe(endpoint) == 403, endpoint
     for endpoint in ("https://fcm.googleapis.com/fcm/send/x", "https://wns2-am3p.notify.windows.com/w/?token=x"):

@@ -1,14 +1,18 @@
 """The environment decides, strictly: a wrong value is one sentence that names the variable."""
 
+import asyncio
 import os
 import re
 import runpy
+import socket
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
+from channels_redis.pubsub import RedisPubSubChannelLayer
 from django.core.exceptions import ImproperlyConfigured
 
 from callplatform.environment import Environment
@@ -109,6 +113,14 @@ def test_redis_means_the_publish_and_subscribe_layer(load: Any) -> None:
     assert layer["CONFIG"]["hosts"][0]["address"] == "redis://:pw@r.example:6390/2"
 
 
+def test_a_redis_behind_a_unix_socket_can_be_reached(load: Any, tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "redis.sock"))
+        layer = load(SECRET_KEY=KEY, REDIS_URL=f"unix://{tmp_path}/redis.sock")["CHANNEL_LAYERS"]["default"]
+        with pytest.raises(redis.exceptions.ConnectionError, match="refused"):  # a socket to which nobody listens
+            asyncio.run(RedisPubSubChannelLayer(**layer["CONFIG"]).group_send("group", {}))
+
+
 def test_a_relative_sqlite_file_lies_in_the_repository_wherever_the_command_is_typed(
     load: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -157,6 +169,8 @@ def test_numbers_and_lists_are_read(load: Any) -> None:
         ("HELLO_S", "ten"),
         ("FRAME_RATE", "0"),
         ("TURN_TTL_S", "5"),
+        ("SIGN_IN_LOCK_S", "1e15"),
+        ("KEEP_DAYS", "999999999"),
         ("ALLOWED_HOSTS", "https://calls.example.com"),
         ("ALLOWED_HOSTS", "calls.example.com:8000"),
         ("CSRF_TRUSTED_ORIGINS", "calls.example.com"),
@@ -165,6 +179,7 @@ def test_numbers_and_lists_are_read(load: Any) -> None:
         ("DATABASE_URL", "mysql://me:hidden@host/calls"),
         ("DATABASE_URL", "postgres://me:hidden@host:port/calls"),
         ("DATABASE_URL", "postgres://me:hidden@host:5432"),
+        ("DATABASE_URL", "postgres://me:hid[den@host:5432/calls"),
         ("DATABASE_URL", "sqlite://:memory:"),
         ("DATABASE_URL", "sqlite://relative/file"),
         ("REDIS_URL", "localhost:6379"),

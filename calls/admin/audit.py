@@ -5,6 +5,7 @@ from typing import Any
 import auditlog.admin  # noqa: F401 - registers the page that ours replaces
 from auditlog.models import LogEntry
 from django.contrib import admin
+from django.contrib.auth import get_user_model
 from django.db.models import Q, QuerySet
 from django.http import HttpRequest
 from django.utils import timezone
@@ -50,7 +51,7 @@ class WhatFilter(admin.SimpleListFilter):
         return list(self.KINDS)
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[LogEntry]) -> QuerySet[LogEntry]:
-        return queryset.filter(content_type__model=self.value()) if self.value() else queryset
+        return queryset.filter(content_type__model=self.value()) if self.value() in dict(self.KINDS) else queryset
 
 
 @admin.register(LogEntry)
@@ -66,6 +67,12 @@ class ChangeAdmin(Exported, PanelAdmin):
     search_help_text = "What was changed, or who changed it"
     ordering = ("-timestamp", "-id")
     sortable_by = ()
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[LogEntry]:
+        """What was changed of accounts is for those who may see accounts."""
+        entries = super().get_queryset(request)
+        of_accounts = Q(content_type__app_label=get_user_model()._meta.app_label)
+        return entries if request.user.has_perm("auth.view_user") else entries.exclude(of_accounts)
 
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[LogEntry], search_term: str

@@ -1,10 +1,12 @@
 """What the operator's pages share: pages that only show, lists that cost the same however much there is, exports."""
 
-from functools import cached_property
+from collections.abc import Iterable
+from functools import cached_property, reduce
+from operator import or_
 from typing import Any
 
 from django import forms
-from django.contrib import admin
+from django.contrib import admin, messages
 from django.contrib.admin import helpers
 from django.contrib.admin.views.main import ChangeList
 from django.contrib.auth import get_user_model
@@ -25,6 +27,10 @@ from calls.admin import exports
 
 MAX_COUNTED = 2_000  # rows of a list that are counted; whoever looks for more narrows the list
 MAX_PEOPLE = 1000  # people that a search for a name takes into account
+MAX_AT_ONCE = 1000  # rows that one action changes
+# Columns of the index `person_search`, with the address of mail, which is for those who may see accounts. One more, and
+# every search would read the whole table.
+NAMES = ("username", "first_name", "last_name")
 
 
 class BoundedPaginator(Paginator):
@@ -82,6 +88,14 @@ class Errors(ErrorList):
 
     def render(self, *args: Any, **kwargs: Any) -> SafeString:
         return super().render(*args, **kwargs) if self else SafeString("")
+
+
+def are_too_many(request: HttpRequest, rows: QuerySet[Any]) -> bool:
+    """Whether these are more than one action changes; the operator is told so."""
+    if rows.order_by()[: MAX_AT_ONCE + 1].count() <= MAX_AT_ONCE:
+        return False
+    messages.error(request, f"Nothing was done: that is more than {MAX_AT_ONCE:,} at once. Narrow the list.")
+    return True
 
 
 class PanelAdmin(admin.ModelAdmin):
@@ -147,19 +161,13 @@ class Exported(ExportMixin):
 
 def people_named(term: str) -> QuerySet[Any]:
     """The keys of people whose user name or name contains every word, in any order."""
-    return with_name(get_user_model()._default_manager.all(), term).order_by().values_list("pk", flat=True)
+    return with_words(get_user_model()._default_manager.all(), term, NAMES).order_by().values_list("pk", flat=True)
 
 
-def with_name(people: QuerySet[Any], term: str) -> QuerySet[Any]:
-    """Those of the people whose user name, name or address of mail contains every word. These are the columns of the
-    index `person_search`: one more, and every search would read the whole table."""
+def with_words(people: QuerySet[Any], term: str, columns: Iterable[str]) -> QuerySet[Any]:
+    """Those of the people who have every word of the term in one of the columns."""
     for word in term.replace("\0", "").split():
-        people = people.filter(
-            Q(username__icontains=word)
-            | Q(first_name__icontains=word)
-            | Q(last_name__icontains=word)
-            | Q(email__icontains=word)
-        )
+        people = people.filter(reduce(or_, (Q(**{f"{column}__icontains": word}) for column in columns)))
     return people
 
 

@@ -22,7 +22,7 @@ from import_export.fields import Field
 
 from calls import aggregates, audit, machine, switchboard
 from calls.admin import story
-from calls.admin.base import Exported, ReadOnlyAdmin, first_people
+from calls.admin.base import Exported, ReadOnlyAdmin, are_too_many, first_people
 from calls.models import Call, Leg
 
 MAX_CALLERS = 100  # people whose calls one search shows: all calls of each are looked through
@@ -243,9 +243,12 @@ class CallAdmin(Exported, ReadOnlyAdmin):
 
     @admin.action(description="End the selected calls", permissions=["change"])
     def end_call(self, request: HttpRequest, queryset: QuerySet[Call]) -> None:
-        calls = list(queryset.order_by())
-        ended = sum(self._end(request, call, "") for call in calls)
-        over = len(calls) - ended
+        live = queryset.exclude(state="ended").order_by()
+        if are_too_many(request, live):
+            return
+        asked = queryset.order_by().count()
+        ended = sum(self._end(request, call, "") for call in live)
+        over = asked - ended
         self.message_user(
             request,
             f"{ended} ended." + (f" {over} had ended before." if over else ""),

@@ -12,7 +12,7 @@ from import_export import resources
 from import_export.fields import Field
 
 from calls import audit, switchboard
-from calls.admin.base import MAX_PEOPLE, Exported, ReadOnlyAdmin, people_named
+from calls.admin.base import MAX_PEOPLE, Exported, ReadOnlyAdmin, are_too_many, people_named
 from calls.admin.lines import sign_out
 from devices.models import Device
 
@@ -112,6 +112,8 @@ class DeviceAdmin(Exported, ReadOnlyAdmin):
 
     @admin.action(description="Sign out the selected devices", permissions=["change"])
     def sign_out(self, request: HttpRequest, queryset: QuerySet[Device]) -> None:
+        if are_too_many(request, queryset):
+            return
         asked = queryset.count()
         signed_out = sign_out(request, queryset)
         skipped = asked - signed_out
@@ -123,6 +125,9 @@ class DeviceAdmin(Exported, ReadOnlyAdmin):
 
     @admin.action(description="Sign out all devices of these users", permissions=["change"])
     def sign_out_all(self, request: HttpRequest, queryset: QuerySet[Device]) -> None:
+        theirs = Device.objects.filter(user__in=queryset.order_by().values("user"), signed_out_at=None)
+        if are_too_many(request, queryset) or are_too_many(request, theirs):
+            return
         users = set(queryset.values_list("user", flat=True))
         signed_out = sign_out(request, Device.objects.filter(user__in=users))
         people = "1 user" if len(users) == 1 else f"{len(users)} users"

@@ -4,10 +4,13 @@ However many rows there are, people, groups and lines are read together, and wri
 """
 
 import base64
+import io
 import zipfile
 import zlib
 from typing import Any
 
+import openpyxl
+import tablib
 from django import forms
 from django.contrib.auth import get_user_model
 from django.core import signing
@@ -15,6 +18,7 @@ from django.db.models import QuerySet
 from django.http import HttpRequest
 from import_export import resources
 from import_export.fields import Field
+from import_export.formats.base_formats import XLSX
 from import_export.forms import ImportForm
 from import_export.tmp_storages import BaseStorage
 from import_export.widgets import ForeignKeyWidget
@@ -28,8 +32,33 @@ SWITCHES = ("multi_device", "may_switch")
 YES, NO = ("1", "true", "on", "yes"), ("0", "false", "off", "no")
 BATCH = 1000  # rows written by one statement
 MAX_FILE = 1_800_000  # bytes: until it is confirmed it is a field of a form, and Django takes 2.5 MB of these
+MAX_ROWS, MAX_COLUMNS = 30_000, 50  # of a workbook
 MAX_UNPACKED = 50_000_000  # bytes of a workbook, all of which is read into memory
 KEPT_S = 3600  # that a preview can be confirmed
+
+
+class TooLong(ValueError):
+    """More rows than a workbook may have, in words for the operator."""
+
+
+class Workbook(XLSX):
+    """Lines. A space in the last cell of a sheet makes billions of cells of it, so what is read is bounded."""
+
+    def get_title(self) -> str:
+        return "xlsx"
+
+    def create_dataset(self, in_stream: bytes) -> tablib.Dataset:
+        sheet = openpyxl.load_workbook(io.BytesIO(in_stream), read_only=True, data_only=True).active
+        rows = list(sheet.iter_rows(max_row=MAX_ROWS + 2, max_col=MAX_COLUMNS, values_only=True))
+        if len(rows) > MAX_ROWS + 1:
+            raise TooLong(
+                f"The sheet goes on below row {MAX_ROWS + 1:,}, if only with a space: delete the rows below the lines,"
+                " split it, or save it as CSV."
+            )
+        headers, *lines = rows or [()]
+        width = max((n for n, name in enumerate(headers, 1) if name is not None), default=0)
+        filled = [line[:width] for line in lines if any(value is not None for value in line)]
+        return tablib.Dataset(*filled, headers=headers[:width])
 
 
 class LineResource(resources.ModelResource):

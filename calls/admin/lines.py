@@ -19,10 +19,12 @@ from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from import_export.admin import ImportExportMixin
+from import_export.formats.base_formats import CSV
 from import_export.results import RowResult
 
 from calls import audit, conf, switchboard
 from calls.admin.base import (
+    MAX_AT_ONCE,
     Errors,
     Exported,
     PanelAdmin,
@@ -30,15 +32,15 @@ from calls.admin.base import (
     PlainCheckbox,
     PlainHidden,
     PlainNumber,
+    are_too_many,
     people_named,
 )
-from calls.admin.line_files import LIMITS, InThePage, LineImportForm, LineResource
+from calls.admin.line_files import LIMITS, InThePage, LineImportForm, LineResource, TooLong, Workbook
 from calls.facts import limit
 from calls.models import LIVE, Leg
 from devices.models import Device, Line, LineGroup, Rules
 
 SAID_BY = {"line": "this line", "group": "its group", "platform": "the platform"}
-MAX_AT_ONCE = 1000  # lines that one action changes; for everybody there are groups, the platform's limits, the import
 GATE = {"not_included": "not included", "expired": "ran out"}
 
 
@@ -234,6 +236,7 @@ class LineAdmin(ImportExportMixin, Exported, PanelAdmin):
     resource_classes = [LineResource]
     import_template_name = "admin/devices/line/import.html"
     import_form_class = LineImportForm
+    import_formats = [CSV, Workbook]
     tmp_storage_class = InThePage
     form = LineRow
     list_display = (
@@ -345,6 +348,12 @@ class LineAdmin(ImportExportMixin, Exported, PanelAdmin):
         told = Q(pk=obj.pk)  # as the line is then: the form's copy has old values of what was not changed
         transaction.on_commit(lambda: switchboard.tell_lines(told))  # the admin wraps its views in a transaction
 
+    def add_data_read_fail_error_to_form(self, form: Any, e: Exception) -> None:
+        if isinstance(e, TooLong):
+            form.add_error("import_file", str(e))
+        else:
+            super().add_data_read_fail_error_to_form(form, e)
+
     def process_import(self, request: HttpRequest, **kwargs: Any) -> HttpResponse:
         try:
             return super().process_import(request, **kwargs)
@@ -398,6 +407,8 @@ class LineAdmin(ImportExportMixin, Exported, PanelAdmin):
     @admin.action(description="Sign out all devices of the selected", permissions=["sign_out"])
     def sign_out_all(self, request: HttpRequest, queryset: QuerySet[Line]) -> None:
         devices = Device.objects.filter(user__in=queryset.values("user"), signed_out_at=None)
+        if are_too_many(request, devices):
+            return
         signed_out = sign_out(request, devices)
         self.message_user(
             request,

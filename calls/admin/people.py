@@ -8,7 +8,7 @@ from django.contrib.auth.admin import GroupAdmin, UserAdmin
 from django.contrib.auth.models import Group, Permission
 from django.http import HttpRequest
 
-from calls.admin.base import PanelAdmin, with_name
+from calls.admin.base import NAMES, PanelAdmin, with_words
 from devices.models import Line
 
 User = get_user_model()
@@ -41,7 +41,7 @@ class PersonAdmin(PanelAdmin, UserAdmin):
         return super().get_queryset(request).prefetch_related("groups")
 
     def get_search_results(self, request: HttpRequest, queryset: Any, search_term: str) -> tuple[Any, bool]:
-        return with_name(queryset, search_term), False
+        return with_words(queryset, search_term, (*NAMES, "email")), False
 
     @admin.display(description="roles")
     def roles(self, user: Any) -> str:

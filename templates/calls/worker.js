@@ -32,18 +32,20 @@ self.addEventListener("fetch", (event) => {
 });
 
 self.addEventListener("push", (event) => {
-  const { call } = event.data?.json() ?? {};
-  if (call) event.waitUntil(show(call));
+  const { call, over } = event.data?.json() ?? {};
+  if (call) event.waitUntil(show(call, Boolean(over)));
 });
 
-// Something is shown for every push, if only for a moment: browsers take the leave to push from whoever shows nothing.
-async function show(call) {
+// Something is shown for every push, if only for a moment: browsers take the leave to push from whoever shows nothing
+// while no page of theirs is seen. `over`: the push says that it rings no more.
+async function show(call, over) {
   const tag = `call-${call}`; // the page's own notifications have it too, so one call is one notification
   const shown = () => self.registration.getNotifications({ tag });
   const before = await shown();
-  const said = await ask(about(call), before.length > 0);
+  const said = await ask(about(call), over, before.length > 0);
   if (!said) return;
   for (const old of before) old.close();
+  if (said.passing && (await self.clients.matchAll({ type: "window" })).some((page) => page.visibilityState === "visible")) return;
   await self.registration.showNotification(said.title, {
     tag,
     body: said.body,
@@ -62,8 +64,9 @@ async function show(call) {
     data: { type: "call", call, token: said.token ?? null, over: !said.rings },
   });
   if (!said.passing) return;
-  await new Promise((resolve) => setTimeout(resolve, PASSING_MS));
-  for (const one of await shown()) if (one.data.over) one.close();
+  setTimeout(async () => {
+    for (const one of await shown()) if (one.data.over) one.close();
+  }, PASSING_MS); // and not before the push is done with: browsers look then
 }
 
 self.addEventListener("notificationclick", (event) => {
@@ -107,15 +110,18 @@ function about(call) {
   return FACTS.ringing.replace("00000000-0000-0000-0000-000000000000", encodeURIComponent(call));
 }
 
-// What the server says of the call. If it cannot be asked, a call that is shown stays as it is, and another one rings.
-async function ask(url, shown) {
+// What the server says of the call. If it cannot be asked, a call that is shown stays as it is, and another one rings,
+// unless the push itself says that it is over.
+async function ask(url, over, shown) {
+  const ended = { title: FACTS.over, body: "", rings: false, passing: true };
   try {
     const response = await fetch(url, { headers: { Accept: "application/json" }, cache: "no-store" });
     if (response.ok) return await response.json();
-    if (response.status < 500) return { title: FACTS.over, body: "", rings: false, passing: true }; // not for this sign-in
+    if (response.status < 500) return ended; // nothing for this sign-in
   } catch {
     // no connection
   }
+  if (over) return ended;
   return shown ? null : { title: FACTS.incoming, body: "", rings: true, token: null };
 }
 {% endautoescape %}

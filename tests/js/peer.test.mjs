@@ -382,13 +382,14 @@ test("disconnected for longer: restarted again and again until it is up", async 
 test("a restart asks the relay with the password of now", async () => {
   let password = "first";
   const ice = () => [{ urls: "turn:relay", credential: password }];
-  const { clock, a } = pair({ caller: { ice } });
+  const { clock, a, b } = pair({ caller: { ice }, callee: { ice } });
   await clock.pass(100);
   assert.equal(a.config.iceServers[0].credential, "first");
   password = "second";
   a.become("failed");
   await clock.pass(100);
   assert.deepEqual([a.restarts, a.restartedWith[0].credential, a.config.bundlePolicy], [1, "second", "max-bundle"]);
+  assert.deepEqual([b.restarts, b.config.iceServers[0].credential], [0, "second"]); // who answers gathers anew too
 });
 
 test("the link is told in one word", async () => {
@@ -525,13 +526,14 @@ test("a microphone that was pulled out, and is plugged in again, is heard again"
   assert.deepEqual([media.sendsAudio, media.speaks, heard.at(-1)], [true, true, ["audio", true]]);
 });
 
-test("who chose to be muted is not heard for having plugged something in", async () => {
+test("who had no microphone is not heard for having plugged one in, until the button is pressed", async () => {
   const has = { audio: "NotFoundError", video: true };
   const { media } = await opened(has);
-  await media.setMic(false);
   has.audio = true;
   await media.mend();
-  assert.equal(media.tracks.audio, null);
+  assert.deepEqual([media.tracks.audio, media.speaks], [null, false]);
+  await media.setMic(!media.speaks);
+  assert.equal(media.sendsAudio, true);
 });
 
 test("nobody is asked again for a microphone that was refused, until it is chosen or switched on", async () => {
@@ -550,9 +552,9 @@ test("while the microphone opens, the button mutes", async () => {
   const media = new Media({ devices: devices({ audio: true, video: true }), onTrack() {} });
   const opening = media.open({ mic: true, cam: false });
   assert.equal(media.speaks, true);
-  await media.setMic(!media.speaks);
-  await opening;
-  assert.deepEqual([media.speaks, media.sendsAudio], [false, false]);
+  const presses = [1, 2, 3].map(() => media.setMic(!media.speaks));
+  await Promise.all([opening, ...presses]);
+  assert.deepEqual([media.speaks, media.sendsAudio, media.tracks.audio.enabled], [false, false, false]);
 });
 
 test("it knows whether the browser is going to ask", async () => {

@@ -24,8 +24,11 @@ function page({ problem = null } = {}) {
   const open = new Map();
   const asked = [];
   const toasts = [];
+  const opened = [];
   const sessions = {
-    open: (id, kind) => {
+    remembered: (id) => (opened.some(([other]) => other === id) ? { mic: true, cam: false, video: null } : null),
+    open: (id, kind, wish) => {
+      opened.push([id, wish]);
       if (!open.has(id)) open.set(id, { id, kind, ready: Promise.resolve(), media: { problem, mirrored: true, open: async () => {} } });
       return open.get(id);
     },
@@ -53,7 +56,7 @@ function page({ problem = null } = {}) {
   };
   const stage = () => stageFacts({ phone, sessions, me: "me", now: clock.now, since: () => 0, online: true, soundBlocked: false });
   const of = (cmd) => asked.filter((one) => one.cmd === cmd);
-  return { clock, phone, sessions, asked, of, toasts, hear, stage };
+  return { clock, phone, sessions, opened, of, toasts, hear, stage };
 }
 
 test("the screen of a call that ended does not come back after the next call", async () => {
@@ -114,6 +117,17 @@ test("an answer that does not reach the server in time gives the card and the mi
   assert.equal(incomingFacts(phone, "me")[0].answering, false);
   assert.deepEqual(sessions.ids(), []);
   assert.equal(toasts.length, 1);
+});
+
+test("an answer that was given up here and taken there comes back as it was wished", async () => {
+  const { phone, hear, of, opened } = page();
+  await hear(from("alice", "ringing", 1));
+  phone.answer("from alice", { cam: false });
+  await settled();
+  of("answer")[0].reply({ ok: false, error: { code: "expired" } });
+  await settled();
+  await hear(from("alice", "active", 2));
+  assert.deepEqual(opened.map(([, wish]) => wish), [{ cam: false }, { mic: true, cam: false, video: null }]);
 });
 
 test("a notification tells the caller that the call can be noticed here, once", async () => {

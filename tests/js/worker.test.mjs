@@ -16,8 +16,9 @@ const RINGS = { title: "Alice", body: "Incoming call", rings: true, answer: "Ans
 function started({ answers = {}, pages = [] } = {}) {
   const source = readFileSync(TEMPLATE, "utf8").replace("{{ facts }}", JSON.stringify(FACTS)).replace(/\{%.*?%\}/g, "");
   const heard = {};
-  const browser = { notifications: [], requests: [], opened: [], messages: [], caches: new Map([["calls-old", []], ["other", []]]) };
-  const windows = pages.map(({ name, path = "/", knows = true }) => ({
+  const browser = { later: [], notifications: [], requests: [], opened: [], messages: [], caches: new Map([["calls-old", []], ["other", []]]) };
+  const windows = pages.map(({ name, path = "/", knows = true, visibilityState = "hidden" }) => ({
+    visibilityState,
     url: `https://site${path}`,
     focus: async () => browser.messages.push([name, "focus"]),
     postMessage: (said, [port] = []) => {
@@ -25,7 +26,7 @@ function started({ answers = {}, pages = [] } = {}) {
       else if (knows !== null) port.postMessage(knows);
     },
   }));
-  const wait = (action, ms) => setTimeout(action, ms / 10);
+  const wait = (action, ms) => (ms < 1000 ? setTimeout(action, ms / 10) : browser.later.push(action));
   const self = {
     addEventListener: (name, action) => (heard[name] = action),
     skipWaiting() {},
@@ -34,7 +35,6 @@ function started({ answers = {}, pages = [] } = {}) {
       showNotification: async (title, options) => {
         const shown = { title, ...options, close: () => browser.notifications.splice(browser.notifications.indexOf(shown), 1) };
         browser.notifications.push(shown);
-        browser.shown?.push([title, options.body, options.silent]);
       },
     },
     clients: {
@@ -73,6 +73,8 @@ function started({ answers = {}, pages = [] } = {}) {
   return { browser, happens, pushed, pressed };
 }
 
+const said = (browser) => browser.notifications.map((one) => [one.title, one.body, one.silent]);
+
 test("a push shows who calls, with answer and decline; a second one says where it was answered, for a moment", async () => {
   const answers = { "/ringing/c1/": RINGS };
   const { browser, pushed } = started({ answers });
@@ -84,9 +86,9 @@ test("a push shows who calls, with answer and decline; a second one says where i
   assert.deepEqual(shown.actions.map((one) => [one.action, one.title]), [["answer", "Answer"], ["reject", "Decline"]]);
   assert.ok(shown.vibrate.length > 0);
   answers["/ringing/c1/"] = { title: "Alice", body: "Answered on Desk", rings: false, passing: true };
-  browser.shown = [];
-  await pushed({ call: "c1" });
-  assert.deepEqual(browser.shown, [["Alice", "Answered on Desk", true]]);
+  await pushed({ call: "c1", over: true });
+  assert.deepEqual(said(browser), [["Alice", "Answered on Desk", true]]); // browsers look when the push is done with
+  for (const action of browser.later) await action();
   assert.deepEqual(browser.notifications, []);
 });
 
@@ -114,9 +116,22 @@ test("without a connection a call rings all the same, and one that is shown stay
 
 test("what is nothing to this sign-in says only that it is over; a push that says nothing shows nothing", async () => {
   const { browser, pushed } = started({ answers: { "/ringing/c1/": null } });
-  browser.shown = [];
-  for (const said of [{ call: "c1" }, {}, null]) await pushed(said);
-  assert.deepEqual(browser.shown, [["Call ended", "", true]]);
+  for (const push of [{ call: "c1" }, {}, null]) await pushed(push);
+  assert.deepEqual(said(browser), [["Call ended", "", true]]);
+});
+
+test("a push that says that it is over never rings, not even without a connection", async () => {
+  const { browser, pushed } = started();
+  await pushed({ call: "c1", over: true });
+  assert.deepEqual(said(browser), [["Call ended", "", true]]);
+});
+
+test("whoever sees the page is not told of what it shows", async () => {
+  const answers = { "/ringing/c1/": RINGS };
+  const { browser, pushed } = started({ answers, pages: [{ name: "tab", visibilityState: "visible" }] });
+  await pushed({ call: "c1" });
+  answers["/ringing/c1/"] = { title: "Alice", body: "Answered on Phone", rings: false, passing: true };
+  await pushed({ call: "c1", over: true });
   assert.deepEqual(browser.notifications, []);
 });
 

@@ -202,6 +202,7 @@ export class Peer {
     if (this.#ignoring) return;
     this.#answerPending = !isOffer;
     try {
+      if (isOffer) pc.setConfiguration(this.#configuration); // it may be a restart, for which this side gathers anew too
       await pc.setRemoteDescription(description);
     } finally {
       this.#answerPending = false;
@@ -319,6 +320,7 @@ export class Media {
   #choice;
   #closed = false;
   #missing = null; // why there is no microphone, when one was asked for
+  #spoke = false; // there was one
 
   // onTrack(kind, track or null): what is sent changed (the camera went off, a microphone came back)
   // choice() → {mic, cam}: the ids of the devices that the person prefers, where there is a preference
@@ -363,7 +365,7 @@ export class Media {
   async setMic(on) {
     this.mic = on;
     if (on && !this.tracks.audio) await this.#fetch("audio");
-    if (this.tracks.audio) this.tracks.audio.enabled = on;
+    if (this.tracks.audio) this.tracks.audio.enabled = this.mic; // which may be another wish by now
   }
 
   // The camera is let go when it is off, so that its light goes out.
@@ -375,9 +377,9 @@ export class Media {
     this.cam = this.tracks.video !== null;
   }
 
-  // A microphone was missing, and perhaps it is there now.
+  // A microphone that this call had was pulled out, and perhaps it is there again. Whoever had none is not heard unasked.
   async mend() {
-    if (this.mic && this.#missing === "no_microphone") await this.#fetch("audio");
+    if (this.mic && this.#spoke && this.#missing === "no_microphone") await this.#fetch("audio");
   }
 
   // Another microphone ("audio") or camera ("video") is preferred now: takes it, if one is in use or is missed.
@@ -437,7 +439,9 @@ export class Media {
     const found = await acquire(this.#devices, wanted, this.#choice());
     this.problem = found.problem;
     for (const track of found.tracks) this.#use(track);
-    if (wanted.mic) this.#missing = this.tracks.audio ? null : found.problem;
+    if (!wanted.mic) return;
+    this.#missing = this.tracks.audio ? null : found.problem;
+    this.#spoke ||= this.tracks.audio !== null;
   }
 
   #use(track) {

@@ -257,7 +257,7 @@ export class Phone {
   #adopt(id, kind) {
     const { sessions } = this.#options;
     const session = this.placing && !this.calls[this.placing.id] && sessions.get(this.placing.id);
-    if (!session) return sessions.open(id, kind);
+    if (!session) return sessions.open(id, kind, sessions.remembered(id) ?? {}); // an answer that was given up here, say
     sessions.rename(session, id, kind);
     this.placing = null;
     if (kind === "audio") session.media.setCam(false); // they asked for a voice call first
