@@ -161,7 +161,8 @@ class Hub:
         self.unsent += 1
         try:
             message = {"type": "hub", "post": msgspec.msgpack.encode(post)}
-            await asyncio.wait_for(layer.group_send(GROUP, message), SEND_S)
+            async with asyncio.timeout(SEND_S):  # wait_for would make one more task for each
+                await layer.group_send(GROUP, message)
         except Exception as error:
             log.warning("the channel layer did not take a message: %s", str(error) or type(error).__name__)
         finally:
