@@ -76,7 +76,7 @@ def without(lock: str, selection: str = "") -> Verdict:
             (copy / file).write_text(text.replace(code, ""))
         report = Path(place) / "report"
         report.touch()
-        database = urlsplit(os.environ["DATABASE_URL"])._replace(path=f"/without_{lock}").geturl()
+        database = urlsplit(os.environ["DATABASE_URL"])._replace(path=f"/without_{lock}_{os.getpid()}").geturl()
         environment = os.environ | {"DATABASE_URL": database, REPORT: str(report)}
         environment.pop("REDIS_URL", None)  # each on its own: what one publishes is not for another
         ran = subprocess.run(
