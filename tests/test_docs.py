@@ -238,13 +238,15 @@ def test_links_lead_somewhere():
 def test_the_commands_and_settings_that_documents_name_exist():
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     settings = set(re.findall(r"^#?([A-Z][A-Z0-9_]*)=", (ROOT / ".env.example").read_text(), re.MULTILINE))
-    own = {path.stem for path in ROOT.glob("calls/management/commands/*.py")}
+    own = {path.stem for path in ROOT.glob("call*/management/commands/*.py")}
     for document in DOCUMENTS:
         text = document.read_text()
         code = "\n".join(re.findall(r"```(?!wire|python).*?```|`[^`\n]+`", text, re.DOTALL))
         for target in re.findall(r"\bmake ([a-z-]+)", code):
             assert target in targets, f"{document.name}: make {target}"
         for command in re.findall(r"manage\.py (\w+)", code):
-            assert command in own | {"migrate", "collectstatic", "createsuperuser"}, f"{document.name}: {command}"
+            assert command in own | {"migrate", "collectstatic", "createsuperuser", "runserver"}, (
+                f"{document.name}: {command}"
+            )
         for name in re.findall(r"^[ `]*([A-Z][A-Z0-9_]+)=\S*$", code, re.MULTILINE):
             assert name in settings, f"{document.name}: {name}"

@@ -91,6 +91,11 @@ def test_arrows_point_down_only():
             assert not any(i.startswith("calls") for i in of_the_house), name
 
 
+def test_the_apps_import_nothing_of_the_project():
+    for path in (*ROOT.glob("calls/**/*.py"), *ROOT.glob("devices/**/*.py")):
+        assert not any(name.split(".")[0] == "callplatform" for name in imports(path)), path
+
+
 @pytest.mark.parametrize("module", ["calls.machine", "calls.protocol", "devices.policy"])
 def test_the_rules_know_neither_django_nor_channels_nor_asyncio(module):
     code = f"import sys, {module}; print({{'django', 'channels', 'asgiref', 'asyncio'}} & set(sys.modules))"
@@ -100,7 +105,7 @@ def test_the_rules_know_neither_django_nor_channels_nor_asyncio(module):
 
 def test_only_the_switchboard_opens_a_transaction_on_calls():
     for path in ROOT.glob("calls/**/*.py"):
-        if name_of(path) not in ("calls.switchboard", "calls.management.commands.demo"):  # demo makes users, no calls
+        if name_of(path) != "calls.switchboard":
             assert "atomic(" not in path.read_text(), path
     assert "transaction.atomic()" not in (ROOT / "calls/switchboard.py").read_text(), (
         "durable, so that tell comes after commit"

@@ -187,7 +187,7 @@ def test_after_ten_wrong_passwords_the_name_is_locked_for_that_address_only(peop
                 here.post(path, {"username": "operator", "password": "wrong", **fields})
             locked = here.post(path, {"username": "operator", "password": "secret", **fields})
             assert locked.status_code == 429, path
-            assert "Too many tries" in locked.content.decode()
+            assert "Too many tries" in locked.content.decode() and "Wait 15 minutes" in locked.content.decode()
             assert here.post(path, {"username": "alice", "password": "secret", **fields}).status_code in (200, 302)
             right = elsewhere.post(path, {"username": "operator", "password": "secret", **fields})
             assert right.status_code == 302, path

@@ -367,6 +367,19 @@ def test_addresses_of_mail_are_for_those_who_may_see_accounts(in_role, people):
         assert operator.get(f"/admin/auditlog/logentry/?{odd}").status_code == 200
 
 
+@pytest.mark.parametrize(
+    "question",
+    [
+        "devices/device/?kind__exact=a%00", "devices/device/?kind=%00", "calls/call/?reason=%00",
+        "calls/call/?state=a%00", "auditlog/logentry/?object_repr=%00", "auth/user/?username=%00",
+        "calls/call/export/?reason=%00", "devices/line/export/?nonsense=1", "devices/device/?nonsense=1",
+    ],
+)  # fmt: skip
+def test_a_list_that_is_asked_what_it_cannot_be_asked_shows_itself(people, question):
+    page = browser_of(people["operator"]).get(f"/admin/{question}", follow=True)
+    assert page.status_code == 200 and page.redirect_chain
+
+
 async def test_an_action_over_more_than_it_takes_says_so_and_does_nothing(page, people, monkeypatch):
     call, alice, bob = await a_call(page)
     monkeypatch.setattr("calls.admin.base.MAX_AT_ONCE", 0)

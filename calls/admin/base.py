@@ -8,6 +8,7 @@ from typing import Any
 from django import forms
 from django.contrib import admin, messages
 from django.contrib.admin import helpers
+from django.contrib.admin.options import IncorrectLookupParameters
 from django.contrib.admin.views.main import ChangeList
 from django.contrib.auth import get_user_model
 from django.core.exceptions import PermissionDenied
@@ -16,6 +17,7 @@ from django.db.models import Q, QuerySet
 from django.forms.utils import ErrorList, flatatt
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
+from django.shortcuts import redirect
 from django.template.response import TemplateResponse
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
@@ -52,6 +54,11 @@ class BoundedPaginator(Paginator):
 
 class PanelList(ChangeList):
     """What fits on one page is looked for once, and not once to be counted and once to be shown."""
+
+    def get_queryset(self, request: HttpRequest, *args: Any, **kwargs: Any) -> QuerySet[Any]:
+        if any("\0" in value for values in self.filter_params.values() for value in values):
+            raise IncorrectLookupParameters  # no text in the database has one, and PostgreSQL takes no question with it
+        return super().get_queryset(request, *args, **kwargs)
 
     def get_results(self, request: HttpRequest) -> None:
         most = self.list_per_page
@@ -144,7 +151,10 @@ class Exported(ExportMixin):
             raise PermissionDenied
         formats, resources = self.get_export_formats(), self.get_export_resource_classes(request)
         form = ExportForm(formats, resources, data=request.POST or None)
-        rows = self.get_export_queryset(request)
+        try:
+            rows = self.get_export_queryset(request)
+        except IncorrectLookupParameters:  # the list, without what it cannot be asked, as Django's own page shows it
+            return redirect(f"admin:{self.opts.app_label}_{self.opts.model_name}_changelist")
         chosen = formats[int(form.cleaned_data["format"])]() if form.is_valid() else None
         name = self.get_export_filename(request, rows, chosen) if chosen else ""
         if isinstance(chosen, CSV):
