@@ -1,6 +1,7 @@
 // Who this page is: a named device of the signed-in user, kept in this browser's storage, one for each slot.
 // A slot is a tab that is a device of its own (`?device=phone`), so that several can be tried in one browser. A Web Lock
 // for each device tells whether another tab of this browser has it open.
+import { gettext, put } from "./text.js";
 
 const MAIN = "main";
 const NAMES = ["Phone", "Laptop", "Tablet"];
@@ -138,9 +139,9 @@ export function guessName(navigator) {
     ["Linux", /Linux/],
   ];
   const plain = brands.includes("Chromium") && !brands.some((brand) => /Google|Edge|Opera|Samsung/.test(brand));
-  const browser = plain ? "Chromium" : (browsers.find(([, mark]) => mark.test(agent))?.[0] ?? "Browser");
+  const browser = plain ? "Chromium" : (browsers.find(([, mark]) => mark.test(agent))?.[0] ?? gettext("Browser"));
   const system = systems.find(([, mark]) => mark.test(agent))?.[0];
-  return system ? `${browser} on ${system}` : browser;
+  return system ? put(gettext("{browser} on {system}"), { browser, system }) : browser;
 }
 
 function slug(name) {

@@ -1,13 +1,7 @@
 // Every word that the scripts say to people. What stands in the page itself is in its templates.
-// Each text goes through `gettext` where the page has one (Django's catalogue), so `makemessages` finds it here.
+// Each text goes through `gettext`, by which `makemessages` finds it here.
 
-const gettext = globalThis.gettext ?? ((text) => text);
-const ngettext = globalThis.ngettext ?? ((one, many, count) => (count === 1 ? one : many));
-
-// "{name} is calling" with {name: "Bob"}
-function put(text, values) {
-  return text.replace(/\{(\w+)\}/g, (whole, name) => values[name] ?? whole);
-}
+import { gettext, ngettext, put, timeWords } from "./text.js";
 
 export function clock(seconds) {
   const s = Math.max(0, Math.floor(seconds));
@@ -296,7 +290,7 @@ export function elsewhereWords({ person, kind, device, answered, started }) {
 export function missedWords({ view, user, person, times, when }) {
   const { title, detail } = endedWords(view, user);
   const several = ngettext("{times} missed call from {name}", "{times} missed calls from {name}", times);
-  const time = when.toLocaleTimeString([], { hour: "numeric", minute: "2-digit" });
+  const time = timeWords(when);
   const what = view.kind === "video" ? gettext("Video call at {time}.") : gettext("Call at {time}.");
   return {
     title: times > 1 ? put(several, { times, name: person.name }) : title,
