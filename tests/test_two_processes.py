@@ -229,7 +229,7 @@ async def test_the_calls_of_a_killed_server_are_ended_by_the_clock_of_another(la
     assert (await back.ask("ping", calls={talked: 2}))["calls"][0]["reason"] == "lost"
 
 
-# `launch` before `live`: pages close before their servers stop, which else wait for a goodbye that nobody is there to say.
+# `launch` before `live`: pages close before their servers stop, which else wait for goodbyes that nobody says.
 async def test_servers_that_believe_to_be_alone_find_each_other(launch, live):
     one, two = launch(PROCESSES="1"), launch(PROCESSES="1")
     alice, phone = await live("alice", server=one), await live("bob", "Phone", server=two)

@@ -70,7 +70,10 @@ def sign_in(site: Site, chromium: Browser, expected_troubles: list[str]) -> Iter
     present: list[Person] = []
 
     def arrive(name: str, device: str = "", script: str = "", **context: Any) -> Person:
-        fresh = chromium.new_context(**{"viewport": {"width": 1280, "height": 800}} | context)
+        # What moves all the time is drawn all the time, by a processor.
+        fresh = chromium.new_context(
+            **{"viewport": {"width": 1280, "height": 800}, "reduced_motion": "reduce"} | context
+        )
         measured = "ANSWERS" in os.environ  # with pictures as people have them
         fresh.add_init_script(WATCH + ("" if measured else SMALL_PICTURE) + script)
         person = Person(fresh, site.url, name)
