@@ -35,6 +35,7 @@ T = TypeVar("T")
 BEAT_S = 2.0  # presence is written at most this often
 MAX_UNSENT = 256  # frames waiting for a slow reader; one more drops the socket
 MAX_DEBT = 1000  # frames refused as over the rate and not waited for; then the socket is closed as flooding
+REFLECT_S = 300.0  # for the next hello, when one was refused: a person may have to say whether to take over
 UNAVAILABLE_MS = 1000
 PATIENCE = "callplatform.patience"  # what our own server offers: to read sockets that wait for nothing all together
 
@@ -75,13 +76,13 @@ class SignalingConsumer(AsyncConsumer):
         await self.shake_hands({"type": "websocket.accept"})
         if not self.user.is_authenticated:
             self.bye("signed_out", 0)
-        said_hello = asyncio.get_running_loop().call_later(conf.get("HELLO_S"), self._expect_hello)
+        self._expect_hello(conf.get("HELLO_S"))
         try:
             while (message := await self.receive())["type"] != "websocket.disconnect":
                 if not self.closing:
                     await self._hear(message)
         finally:
-            said_hello.cancel()
+            self.hello_due.cancel()
 
     async def _hear(self, message: dict[str, Any]) -> None:
         text = message.get("text")
@@ -117,7 +118,12 @@ class SignalingConsumer(AsyncConsumer):
 
     async def _obey(self, frame: protocol.AnyCommand) -> None:
         if isinstance(frame, protocol.Hello):
-            await self._hello(frame)
+            self.hello_due.cancel()
+            try:
+                await self._hello(frame)
+            finally:
+                if self.seat is None:
+                    self._expect_hello(REFLECT_S)
             return
         seat = self.seat
         if seat is None:
@@ -129,17 +135,23 @@ class SignalingConsumer(AsyncConsumer):
                 line = await pool.run(switchboard.switch_multi_device, seat.key, frame.on)
                 self._send(protocol.reply(frame.id, line=switchboard.line_view(line)))
             case protocol.Invite():
-                _fresh(frame.age)
                 logs.about(call=frame.call)
+                if frame.age > protocol.MAX_AGE_MS and frame.call not in self.calls:  # else it was placed in time
+                    raise Refused("expired")
                 data, ring_s = protocol.data_of(frame.data), frame.ring_s or conf.get("RING_S")
                 place = Place(self.user, seat, frame.call, frozenset(frame.to), frame.kind, data, ring_s)
                 self._settle(frame.id, await self._ask(seat, place))
             case _:
                 logs.about(call=frame.call)
-                _fresh(frame.age if isinstance(frame, protocol.Answer) else 0)
-                order = Perform(
-                    frame.call, protocol.command(frame, seat), _leaving(frame, seat), self.calls.get(frame.call)
-                )
+                known = self.calls.get(frame.call)
+                try:
+                    if isinstance(frame, protocol.Answer) and frame.age > protocol.MAX_AGE_MS:
+                        _refuse_old(known, seat)
+                    order = Perform(frame.call, protocol.command(frame, seat), _leaving(frame, seat), known)
+                except Refused as refused:
+                    self._reply(frame.id, known, refused)
+                    await asyncio.sleep(0)
+                    return
                 self._settle(frame.id, await self._ask(seat, order))
 
     async def _hello(self, frame: protocol.Hello) -> None:
@@ -295,8 +307,10 @@ class SignalingConsumer(AsyncConsumer):
         try:
             return await outcome
         except NotHeld:  # the bye for it was lost on its way
-            self.bye("replaced", 0)
-            raise Refused("device_in_use") from None
+            held = self.device_id is not None and await pool.run(presence.is_signed_in, self.device_id)
+            why = "replaced" if held else "signed_out"
+            asyncio.get_running_loop().call_soon(self.bye, why, 0)  # after the reply
+            raise Refused("device_in_use" if held else "not_allowed") from None
 
     def _settle(self, re: str, outcome: Outcome) -> None:
         self._reply(re, outcome.call, outcome.refused)
@@ -365,7 +379,10 @@ class SignalingConsumer(AsyncConsumer):
         self._send(protocol.encode({"t": "bye", "why": why, "retry_ms": retry_ms}))
         self._close(why)
 
-    def _expect_hello(self) -> None:
+    def _expect_hello(self, within_s: float) -> None:
+        self.hello_due = asyncio.get_running_loop().call_later(within_s, self._miss_hello)
+
+    def _miss_hello(self) -> None:
         if self.seat is None:
             self._close("no_hello")
 
@@ -505,11 +522,15 @@ def _leaving(frame: protocol.AboutCall, seat: Seat) -> Leaving | None:
     also = frame.also if isinstance(frame, protocol.Answer) else None
     if also is None:
         return None
+    if also.call == frame.call:
+        raise protocol.bad("and")
     if also.do == "hold":
         raise Refused("not_allowed")
     return Leaving(also.call, machine.Hangup(seat))
 
 
-def _fresh(age_ms: int) -> None:
-    if age_ms > protocol.MAX_AGE_MS:
+def _refuse_old(call: machine.Call | None, seat: Seat) -> None:
+    """An answer that waited too long is not acted on. One that was acted on in time, and is said again, is none."""
+    leg = machine.leg_of(call, seat.key) if call else None
+    if leg is None or leg.state != "joined" or leg.device != seat.device:
         raise Refused("expired")

@@ -453,9 +453,11 @@ def _admission(callee: Callee) -> tuple[LegState, Literal["incoming_limit"] | No
 def _bind(call: Call, leg: Leg, by: Seat, now: dt.datetime, data: Any) -> Call:
     if by.in_call:
         raise Refused("in_call", call=str(by.in_call))
+    # Who alone sees the call beside the device that has it: the one that had it before, so that it learns of that.
+    ring_on = leg.ring_on if leg.multi or leg.device in (None, by.device) else leg.device
     return _change(
         call, leg, now, state="joined", device=by.device, device_name=by.name, page=by.page, epoch=leg.epoch + 1,
-        online=True, alerted=True, data=leg.data if data is None else data,
+        online=True, alerted=True, ring_on=ring_on, data=leg.data if data is None else data,
     )  # fmt: skip
 
 

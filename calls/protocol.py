@@ -3,6 +3,7 @@
 Pure: imports neither Django nor Channels nor asyncio. Sizes and the closed sets of codes stand here and nowhere else.
 """
 
+import json
 import re
 import uuid
 from typing import Annotated, Any, Literal
@@ -158,6 +159,7 @@ AnyFrame = AnyCommand | Ping
 _decoder = msgspec.json.Decoder(AnyFrame)
 _encoder = msgspec.json.Encoder()
 _ARGUMENT = re.compile(r"\$\.([a-z_]+)")
+_HALF = re.compile("[\ud800-\udfff]")  # of a surrogate pair, which no answer can say
 _NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")  # its escape, and not that of a backslash in front of u0000
 _FIELD = re.compile(r"field `([a-z_]+)`")
 
@@ -184,11 +186,12 @@ def parse(text: str) -> AnyFrame:
 def id_of(text: str) -> str | None:
     """The id of a frame that could not be parsed, if it has a usable one, so that its refusal finds its command."""
     try:
-        said = msgspec.json.decode(text)
-    except (UnicodeError, msgspec.DecodeError, RecursionError):
+        said = json.loads(text)  # reads a half of a surrogate pair, for which frames are refused
+    except (ValueError, RecursionError):
         return None
     found = said.get("id") if isinstance(said, dict) else None
-    return found if isinstance(found, str) and 1 <= len(found) <= 64 else None
+    usable = isinstance(found, str) and 1 <= len(found) <= 64 and not _HALF.search(found)
+    return found if usable else None
 
 
 def data_of(raw: Raw) -> Any:

@@ -89,6 +89,11 @@ def leave(device_id: uuid.UUID, socket: uuid.UUID) -> None:
     mine.update(page=None, socket=None, online_until=timezone.now())
 
 
+def is_signed_in(device_id: uuid.UUID) -> bool:
+    """Whether the device is there, and has not been signed out."""
+    return Device.objects.filter(pk=device_id, signed_out_at=None).exists()
+
+
 def beat(sockets: Mapping[uuid.UUID, uuid.UUID], stays_s: float) -> set[uuid.UUID]:
     """These devices were heard from, each on this socket of its own; returns the sockets whose device is no longer
     theirs. Waits for nobody: a row that others hold is passed by, and its next beat will do."""

@@ -117,7 +117,8 @@ def test_a_backslash_is_not_taken_for_a_nul_character():
 
 def test_a_lone_surrogate_is_no_text():
     assert argument('{"id":"x","cmd":"ping","a":"\ud800"}') == "frame"
-    assert protocol.id_of('{"id":"x","a":"\ud800"}') is None
+    assert protocol.id_of('{"id":"x","a":"\ud800"}') == "x"
+    assert protocol.id_of('{"id":"\ud800"}') is protocol.id_of(r'{"id":"\ud800"}') is None
     assert argument(frame("remove", call=CALL, user="\ud800")) == "frame"
 
 
