@@ -47,10 +47,10 @@ endef
 export START
 
 run: $(VENV)/installed
-	@DEBUG=$(DEBUG) sh -c "$$START"
+	@DEBUG=$(DEBUG) exec sh -c "$$START"
 
 run-full: $(VENV)/installed-dev
-	@DEBUG=$(DEBUG) $(PY) scripts/services.py --durable $(FULL) -- sh -c "$$START"
+	@DEBUG=$(DEBUG) exec $(PY) scripts/services.py --durable $(FULL) -- sh -c "$$START"
 
 # --- test -------------------------------------------------------------------------------------------------------------
 

@@ -1,6 +1,7 @@
 """The client's page, the people in it, what makes it an application, and signing out."""
 
 import uuid
+from typing import Any
 
 import msgspec
 from django.conf import settings
@@ -46,11 +47,13 @@ URLS = {
 
 
 @require_safe
+@never_cache
 @login_required
 @ensure_csrf_cookie
 @gzip_page
 def client(request: HttpRequest) -> HttpResponse:
-    """The call screens."""
+    """The call screens. Kept nowhere: a page that "Back" brings from a cache would say what was missed long ago, and to
+    whoever sits there now."""
     boot = {
         "user": {"id": request.user.get_username(), "name": name_of(request.user)},
         "socket": "/ws/",
@@ -143,6 +146,12 @@ def offline(request: HttpRequest) -> HttpResponse:
 
 class SignIn(LoginView):
     """Signing in, in the language that the user has chosen before, here or on another device."""
+
+    def get(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+        """Whoever is signed in has nothing to fill in. A post is still asked: it may be of somebody else."""
+        if request.user.is_authenticated:
+            return redirect(self.get_success_url())
+        return super().get(request, *args, **kwargs)
 
     def form_valid(self, form: AuthenticationForm) -> HttpResponse:
         response = super().form_valid(form)

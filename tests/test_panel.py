@@ -182,7 +182,7 @@ def test_the_panel_is_in_english_whatever_the_browser_prefers(operator, people):
     assert 'lang="en"' in text
     assert "Log out" in text
     assert "Abmelden" not in text
-    assert 'lang="de"' in operator.get("/accounts/login/", headers={"Accept-Language": "de"}).content.decode()
+    assert 'lang="de"' in operator.get("/", headers={"Accept-Language": "de"}).content.decode()
 
 
 # ── many at once ──

@@ -22,6 +22,19 @@ def test_a_stranger_is_sent_to_sign_in_and_comes_back(people):
     assert client.get("/").status_code == 200
 
 
+def test_whoever_is_signed_in_is_not_asked_to_sign_in(alice):
+    assert alice.get("/accounts/login/")["Location"] == "/"
+    assert alice.get("/accounts/login/?next=/?device=phone")["Location"] == "/?device=phone"
+    assert alice.get("/accounts/login/?next=https://elsewhere.example/")["Location"] == "/"
+    as_bob = alice.post("/accounts/login/", {"username": "bob", "password": "secret"})
+    assert as_bob["Location"] == "/"
+    assert '"id": "bob"' in alice.get("/").content.decode()
+
+
+def test_the_way_back_brings_no_page_of_an_earlier_time(alice):
+    assert "no-store" in alice.get("/")["Cache-Control"]
+
+
 def test_people_are_all_others_who_are_active(alice, people):
     people["dave"].is_active = False
     people["dave"].save()

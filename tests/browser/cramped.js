@@ -1,6 +1,14 @@
 // What sticks out at the side, and which buttons are cut, lie over each other or, with `reach`, outside of the screen.
 ([box, reach]) => {
-  const rect = (node) => node.getBoundingClientRect();
+  const bounds = (node) => node.getBoundingClientRect();
+  // What is scrolled away within a menu is nowhere.
+  const rect = (node) => {
+    const own = bounds(node);
+    if (!node.closest(".menu")) return own;
+    const menu = bounds(node.closest(".menu"));
+    const top = Math.max(own.top, menu.top);
+    return { left: own.left, right: own.right, top, bottom: Math.max(top, Math.min(own.bottom, menu.bottom)) };
+  };
   const said = (node) => `${node.getAttribute("class")} “${node.textContent.trim().slice(0, 40)}”`;
   const seen = (node) => node.checkVisibility() && getComputedStyle(node).clipPath === "none";
   const all = [...document.querySelectorAll(`${box} *`)].filter(seen);

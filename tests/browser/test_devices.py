@@ -117,7 +117,11 @@ def test_continue_here_moves_the_call_and_the_media_with_it(alice, sign_in):
     alice.calls("bob")
     phone.rings().answers()
     alice.has_media()
-    laptop.page.get_by_role("button", name="Continue here").click()
+    laptop.opens("settings")
+    laptop.page.get_by_role("heading", name="Language").scroll_into_view_if_needed()
+    here = laptop.page.get_by_role("button", name="Continue here")
+    expect(here).to_be_in_viewport()  # in each view, and however far down
+    here.click()
     laptop.has_media()
     alice.has_media()
     expect(phone.notices).to_contain_text("Answered on")

@@ -99,7 +99,7 @@ def test_before_a_call_one_can_see_and_hear_oneself(alice):
     alice.waits_for("document.querySelector('[data-stream=mirror]').videoWidth > 0")
     alice.page.keyboard.press("Escape")
     expect(dialog).to_be_hidden()
-    assert alice.page.evaluate("document.querySelector('[data-stream=mirror]').srcObject?.active ?? false") is False
+    alice.waits_for("!document.querySelector('[data-stream=mirror]').srcObject.active")
     expect(alice.page.get_by_role("button", name="Check sound and picture")).to_be_focused()
 
 

@@ -41,10 +41,28 @@ def test_two_calls_at_once_have_a_card_each_and_the_second_stays_over_the_first(
     bob.card("Carol").get_by_role("button", name="Answer").click()
     bob.presses("mic")  # the call can be used under the card
     expect(carol.page.get_by_text("Bob is muted")).to_be_visible()
-    bob.card("Alice").get_by_role("button", name="Hang up & answer").click()
+    expect(bob.card("Alice").get_by_role("button", name="Hang up & answer without camera")).to_be_visible()
+    bob.card("Alice").get_by_role("button", name="Hang up & answer", exact=True).click()
     alice.has_media()
     expect(carol.title).to_have_text("Call ended")
     expect(bob.title).to_have_text("Alice")
+
+
+def test_a_second_ring_leaves_the_keyboard_where_it_is(alice, bob, carol, line):
+    line("bob", "--max-incoming", "2")
+    alice.calls("bob", "audio")
+    bob.rings()
+    expect(bob.card("Alice")).to_be_focused()
+    answer = bob.card("Alice").get_by_role("button", name="Answer")
+    answer.focus()
+    carol.calls("bob", "audio")
+    expect(bob.ring).to_have_count(2)
+    expect(answer).to_be_focused()
+    alice.hangs_up()  # under the fingers: the keyboard goes to whoever still rings
+    expect(bob.ring).to_have_count(1)
+    expect(bob.card("Carol")).to_be_focused()
+    bob.page.keyboard.press("Tab")
+    expect(bob.card("Carol").get_by_role("button", name="Decline")).to_be_focused()
 
 
 def test_a_call_is_silenced_here_and_rings_on_elsewhere(alice, sign_in):

@@ -32,8 +32,8 @@ test("places are filled with what there is, as plain text", () => {
 
 test("an entry of the history says how it went, how long it took, and which device had it", () => {
   const said = (entry) => Object.values(outcomeWords({ dir: "in", outcome: "answered", busy: null, secs: 0, device: "", ...entry }));
-  assert.deepEqual(said({ secs: 65, device: "Phone" }), ["Incoming · 1:05 min · answered on Phone", "in"]);
-  assert.deepEqual(said({ dir: "out", secs: 5, device: "Phone" }), ["Outgoing · 5 s · from Phone", "out"]);
+  assert.deepEqual(said({ secs: 65, device: "Phone" }), ["Incoming · 1:05 min · on Phone", "in"]);
+  assert.deepEqual(said({ dir: "out", secs: 5, device: "Phone" }), ["Outgoing · 5 s · on Phone", "out"]);
   assert.deepEqual(said({ outcome: "missed" }), ["Missed", "missed"]);
   assert.deepEqual(said({ outcome: "missed", busy: "on_call" }), ["Missed, you were on another call", "missed"]);
   assert.deepEqual(said({ dir: "out", outcome: "declined", device: "Phone" }), ["They declined", "out"]);

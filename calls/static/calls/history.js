@@ -25,7 +25,7 @@ export function outcomeWords({ dir, outcome, busy, secs, device }) {
     expired: gettext("Ended, the longest time was reached"),
   };
   const talked = outcome === "answered" || secs > 0;
-  const where = device && talked ? put(incoming ? gettext("answered on {device}") : gettext("from {device}"), { device }) : "";
+  const where = device && talked ? put(gettext("on {device}"), { device }) : ""; // where it was last: calls move
   return {
     words: [words[outcome] ?? outcome, talked ? lengthWords(secs) : "", where].filter(Boolean).join(" · "),
     mark: incoming ? "in" : "out",
@@ -142,10 +142,16 @@ export class History {
       return this.#options.toast(gettext("That did not work. Try again."));
     }
     this.#options.onMissed(answer.missed);
-    this.#options.undo(gettext("Taken out of your history."), async () => {
-      await this.#account.post(this.#urls.hide, { ids: [id], hidden: false });
-      this.load();
-    });
+    this.#options.undo(gettext("Taken out of your history."), () => this.#putBack(id));
+  }
+
+  async #putBack(id) {
+    const answer = await this.#account.post(this.#urls.hide, { ids: [id], hidden: false });
+    if (!answer) return this.#options.undo(gettext("That did not work. Try again."), () => this.#putBack(id));
+    await this.load();
+    const { activeElement, body } = this.#document;
+    if (activeElement !== body) return; // the person has gone on
+    this.#box.querySelector(`[data-entry="${id}"] [data-do=hide]`)?.focus({ preventScroll: true });
   }
 
   async #clear() {

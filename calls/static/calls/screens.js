@@ -109,7 +109,7 @@ export class Screens {
   }
 
   // facts, all of them each time (nothing is drawn that did not change):
-  //   user {id, name}, device, link (words), online, banner, multi {on, enabled, words}, soundBlocked
+  //   user {id, name}, device, link (words), online, dnd, banner, multi {on, enabled, words}, soundBlocked
   //   people {rows, query, state}, mayCall, mayNotify
   //   notices [{key, person, title, detail, move, again}]
   //   incoming [{key, person, kind, answering, hushed, inCall}]
@@ -293,7 +293,7 @@ export class Screens {
       link: facts.link,
       multi: facts.multi.words,
     });
-    this.#document.querySelector("[data-link]").dataset.link = facts.online ? "on" : "off";
+    this.#document.querySelector("[data-link]").dataset.link = !facts.online ? "off" : facts.dnd ? "dnd" : "on";
     const banner = this.#id("banner");
     setHidden(banner, !facts.banner);
     fill(banner, facts);
@@ -338,6 +338,7 @@ export class Screens {
   #incoming({ incoming, stage, soundBlocked }) {
     const box = this.#id("incoming");
     const before = box.children.length;
+    const held = box.contains(this.#document.activeElement);
     if (incoming.length) this.#remember();
     box.toggleAttribute("data-over", Boolean(stage));
     box.toggleAttribute("data-several", incoming.length > 1);
@@ -351,12 +352,12 @@ export class Screens {
         return card;
       },
       (card, one) => {
-        const { what, answer, label } = incomingWords(one);
+        const { what, answer, answerAudio, label } = incomingWords(one);
         setLabel(card, label);
         const { person, kind, answering, hushed } = one;
         const more = !answering;
         fill(card, {
-          person, name: person.name, what, answer,
+          person, name: person.name, what, answer, answerAudio,
           video: more && kind === "video", loud: more && !hushed && !soundBlocked, blocked: soundBlocked,
         });
         card.toggleAttribute("data-still", answering || hushed);
@@ -365,9 +366,13 @@ export class Screens {
     );
     setHidden(box, incoming.length === 0);
     if (incoming.length > before) this.#closeDialogs();
-    // Whoever is typing goes on typing; everybody else is taken to the card, not to a button that a stray key would press.
-    const typing = /^(INPUT|TEXTAREA)$/.test(this.#document.activeElement?.tagName ?? "");
-    if (incoming.length > before && !typing) box.lastElementChild.focus();
+    // Whoever is typing goes on typing, and whoever is about to press a button of another card presses that one;
+    // everybody else is taken to the card, not to a button that a stray key would press.
+    const { activeElement } = this.#document;
+    const busy = /^(INPUT|TEXTAREA)$/.test(activeElement?.tagName ?? "") || box.contains(activeElement);
+    const lost = held && !busy;
+    if (incoming.length > before ? !busy : lost && incoming.length > 0) box.lastElementChild.focus();
+    else if (lost && stage) this.#id("stage").querySelector("[data-focus]")?.focus();
   }
 
   #stage(stage, gear) {
@@ -448,7 +453,10 @@ export class Screens {
         canFill: Boolean(this.#document.fullscreenEnabled),
         ...stageWords({ sharing: media.screen, full: Boolean(this.#document.fullscreenElement) }),
       });
-      if (newlyAsked) ask.focus();
+      if (newlyAsked) {
+        this.#closeMenu(); // on a narrow screen it would lie over the question
+        ask.focus();
+      }
       scene.toggleAttribute("data-faceless", faceless);
       scene.toggleAttribute("data-screen", theirScreen);
       scene.querySelector("[data-self]").toggleAttribute("data-mirrored", mirrored);

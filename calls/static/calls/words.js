@@ -118,8 +118,8 @@ export function gateWords(gate) {
   return { title, detail };
 }
 
-export function linkWords({ online, welcomed }) {
-  if (online) return gettext("Online");
+export function linkWords({ online, welcomed, dnd }) {
+  if (online) return dnd ? gettext("Do not disturb") : gettext("Online");
   return welcomed ? gettext("Reconnecting…") : gettext("Connecting…");
 }
 
@@ -177,13 +177,14 @@ export function callWords(kind, name) {
   return put(kind === "video" ? gettext("Video call {name}") : gettext("Call {name}"), { name });
 }
 
-// {what, answer, label}: the line under the name, the button, and the card's name.
+// {what, answer, answerAudio, label}: the line under the name, the buttons, and the card's name.
 export function incomingWords({ person, kind, answering, inCall, hushed }) {
   const calling = kind === "video" ? gettext("Incoming video call") : gettext("Incoming call");
   const words = hushed ? `${calling} · ${gettext("silenced here")}` : calling;
   return {
     what: answering ? gettext("Connecting…") : words,
     answer: inCall ? gettext("Hang up & answer") : gettext("Answer"),
+    answerAudio: inCall ? gettext("Hang up & answer without camera") : gettext("Answer without camera"),
     label: put(gettext("{name} is calling"), person),
   };
 }

@@ -1,0 +1,54 @@
+"""`make run`, as a person or a supervisor starts and stops it."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+from urllib.error import URLError
+from urllib.request import urlopen
+
+import pytest
+
+from scripts.services import free_port
+
+ROOT = Path(__file__).resolve().parent.parent
+PATIENCE_S = 90
+pytestmark = pytest.mark.timeout(240)
+
+
+def serves(port: int) -> bool:
+    with suppress(URLError, ConnectionError), urlopen(f"http://127.0.0.1:{port}/healthz", timeout=5) as answer:
+        return bool(answer.status == 200)
+    return False
+
+
+def test_whoever_ends_make_run_ends_the_server(tmp_path: Path) -> None:
+    port = free_port()
+    environment = os.environ | {
+        "DATABASE_URL": f"sqlite:///{tmp_path}/calls.sqlite3",
+        "REDIS_URL": "",
+        "ENV_FILE": os.devnull,
+        "PORT": str(port),
+    }
+    environment.pop("MAKEFLAGS", None)  # of a make around this one
+    # The packages that run this test do: nothing is installed.
+    command = ["make", "--old-file", ".venv/installed", "run", f"PY={sys.executable}"]
+    quiet = subprocess.DEVNULL
+    with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=quiet, start_new_session=True) as made:
+        try:
+            until = time.monotonic() + PATIENCE_S
+            while not serves(port):
+                assert made.poll() is None, "make run has ended"
+                assert time.monotonic() < until, "it does not serve"
+                time.sleep(0.1)
+            made.terminate()
+            made.wait(PATIENCE_S)
+            while serves(port):
+                assert time.monotonic() < until + PATIENCE_S, "it goes on serving"
+                time.sleep(0.1)
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(made.pid, signal.SIGKILL)
