@@ -10,6 +10,7 @@ People are named by `key` (the account's primary key as text), devices and pages
 
 import datetime as dt
 import uuid
+from collections.abc import Collection
 from typing import Any, Literal, NamedTuple
 
 from msgspec import Struct
@@ -336,13 +337,10 @@ def may_signal(call: Call, seat: Seat) -> bool:
     return leg is not None and _bound(leg, seat.device) and leg.page == seat.page
 
 
-def same_invite(first: Invite, again: Invite) -> bool:
-    """Whether a repeated call id asks for the same call; limits and presence may have changed meanwhile."""
-
-    def asked(invite: Invite) -> tuple[object, ...]:
-        return invite.by.key, invite.by.device, {c.key for c in invite.callees}, invite.kind, invite.ring_s, invite.data
-
-    return asked(first) == asked(again)
+def same_invite(first: Invite, by: Seat, to: Collection[str], kind: Kind, ring_s: float, data: object) -> bool:
+    """Whether a repeated call id asks this seat's device for the same call. `to`: the names of users."""
+    before = first.by.key, first.by.device, {c.user for c in first.callees}, first.kind, first.ring_s, first.data
+    return before == (by.key, by.device, set(to), kind, ring_s, data)
 
 
 def shape(call: Call, key: str, device: uuid.UUID, page: uuid.UUID | None) -> Shape | None:

@@ -282,6 +282,15 @@ def _with_facts(facts: Facts, command: machine.Command, call_id: uuid.UUID) -> m
 
 
 def _place(facts: Facts, order: Place, done: list[Change]) -> Outcome | None:
+    earlier = facts.calls.get(order.call)
+    if not facts.wait and (earlier or order.call in facts.spent):
+        return None  # what is rare is settled alone
+    if earlier is not None:
+        # First of all: since it was placed, its callees may have been deactivated.
+        same = machine.same_invite(facts.invite_of(earlier), order.seat, order.to, order.kind, order.ring_s, order.data)
+        return Outcome(earlier, None if same else Refused("conflict"))
+    if order.call in facts.spent:
+        return _spent(facts, facts.spent[order.call], order.seat)
     if not order.to <= facts.users.keys():
         raise Refused("not_found")
     user, callees = order.user, [facts.users[name] for name in sorted(order.to)]
@@ -304,16 +313,10 @@ def _place(facts: Facts, order: Place, done: list[Change]) -> Outcome | None:
         ring_s=order.ring_s,
         data=order.data,
     )
-    earlier = facts.calls.get(order.call)
     other = facts.in_glare(seat.key, callees)
-    if not facts.wait and (earlier or order.call in facts.spent or other):
-        return None  # what is rare is settled alone
-    if earlier is not None:
-        same = machine.same_invite(facts.invite_of(earlier), invite)
-        return Outcome(earlier, None if same else Refused("conflict"))
-    if order.call in facts.spent:
-        return _spent(facts, facts.spent[order.call], seat)
     if other is not None:
+        if not facts.wait:
+            return None
         ringing = facts.locked(other)
         assert ringing is not None  # calls are kept while they live
         try:

@@ -204,12 +204,6 @@ def test_a_view_tells_nobody_about_another_users_devices(active):
     assert view(active, "3", STRANGER.device, T0) is None
 
 
-def test_the_same_invite_again_is_a_repeat_whatever_the_limits_are_now():
-    again = machine.replace(walk.invite(active=7), active=9)
-    assert machine.same_invite(walk.invite(), again)
-    assert not machine.same_invite(walk.invite(), machine.replace(again, kind="video"))
-
-
 @pytest.fixture(scope="module", params=[True, False], ids=["multi-device on", "multi-device off"])
 def steps(request):
     return walk.walk(decide(None, walk.invite(multi=request.param), T0))

@@ -104,3 +104,14 @@ async def test_a_refused_hello_leaves_the_socket_open_for_as_long_as_a_person_ne
         assert (await second.hello())["error"]["code"] == "device_in_use"
         assert await silent.closed() == 4408  # a second has passed since, for the one that said nothing
         assert (await second.hello(take=True))["t"] == "welcome"
+
+
+async def test_an_invite_sent_again_is_the_same_call_also_when_its_callee_was_deactivated_since(page, people):
+    alice, bob = await page("alice"), await page("bob")
+    call = (await alice.invite("bob"))["call"]["id"]
+    await bob.sees(call, state="ringing")
+    await sync_to_async(type(people["bob"]).objects.filter(pk=people["bob"].pk).update)(is_active=False)
+    again = await alice.invite("bob", call=call)
+    assert (again["ok"], again["call"]["id"]) == (True, call)
+    another = await alice.invite("nobody of that name", call=call)
+    assert (another["error"]["code"], another["call"]["id"]) == ("conflict", call)
