@@ -3,6 +3,7 @@
 import csv
 import datetime as dt
 import gc
+import html
 import io
 import re
 import time
@@ -494,10 +495,28 @@ def test_a_changed_password_is_noted_without_any_part_of_it(operator, people):
 # ── files ──
 
 
-def upload(client, text):
+def upload(client, file, format="0"):
+    file = file.encode() if isinstance(file, str) else file
     return client.post(
-        "/admin/devices/line/import/", {"format": "0", "import_file": SimpleUploadedFile("lines.csv", text.encode())}
+        "/admin/devices/line/import/", {"format": format, "import_file": SimpleUploadedFile("lines", file)}
     )
+
+
+def workbook(*rows):
+    book, file = Workbook(), io.BytesIO()
+    for row in rows:
+        book.active.append(row)
+    book.save(file)
+    return file.getvalue()
+
+
+def said_of(page):
+    """What the page says about a file that cannot be read. There is nothing to confirm, and nothing of the insides."""
+    text = page.content.decode()
+    assert page.status_code == 200
+    assert page.context.get("confirm_form") is None
+    assert not re.search("Traceback|traceback|File &quot;|Error|encountered", text)
+    return html.unescape(" ".join(re.findall(r"<li>([^<]+)</li>", text.partition('class="errorlist"')[2])))
 
 
 def confirm(client, page):
@@ -521,6 +540,59 @@ def test_a_file_with_bad_rows_changes_nothing_until_it_is_mended(operator, peopl
     assert found == {"alice": (3, True), "bob": (2, False), "carol": (0, False)}
 
 
+@pytest.mark.parametrize("file", [
+    "user,max_incoming\nbob,4\n".encode("utf-8-sig"),
+    b"user;max_incoming\r\nbob;4\r\n",
+    '"user";"max_incoming"\n"bob";"4"\n'.encode("utf-8-sig"),
+    b"user\tmax_incoming\nbob\t4\n",
+    b"\nUser; Max_incoming ;;\n\nbob;4;;\n;;;\n",
+    b"user,max_incoming\rbob,4\r",
+])  # fmt: skip
+def test_lines_come_from_whatever_a_spreadsheet_saves_as_csv(operator, people, file):
+    preview = upload(operator, file)
+    assert "empty → 4" in preview.content.decode()
+    confirm(operator, preview)
+    assert Line.objects.get(user=people["bob"]).max_incoming == 4
+
+
+@pytest.mark.parametrize(("file", "format", "said"), [
+    ("name;max_incoming\nbob;4\n", "0",
+     "There is no column user, which says whose line each row is. The columns found are: name, max_incoming."),
+    ("", "0", "The submitted file is empty"),
+    ("\n;;\n", "0", "The file is empty"),
+    ("user,group\nbob,Büro\n".encode("cp1252"), "0", "Save the file as UTF-8"),
+    ("user,group\nbob,Büro\n".encode("utf-16"), "0", "Save the file as UTF-8"),
+    ("user,group\nbob,Buro\n".encode("utf-16-le"), "0", "Save the file as UTF-8"),
+    ("user\nb\0b\n", "0", "Save the file as UTF-8"),
+    ("user,max_incoming\nbob,4\ncarol,1,7\n", "0", "Line 3 has '7' in column 3, which has no name in the header."),
+    ("user,,max_incoming\nbob,,4\n\ncarol,7,1\n", "0", "Line 4 has '7' in column 2, which has no name in the header."),
+    ('user,group\nbob,"Sales\ncarol,\n', "0", "Line 2 cannot be read as CSV: is a quotation mark not closed?"),
+    ([["user"], ["bob"]], "0", "This is a workbook: choose the format xlsx."),
+    ([["name"], ["bob"]], "1", "There is no column user"),
+    ([["user"], ["bob", 7]], "1", "Line 2 has 7 in column 2, which has no name in the header."),
+    ("user,max_incoming\nbob,4\n", "1", "The file could not be read: choose the format that it has, or save it again"),
+    (b"PK\x03\x04 and nothing more", "1", "The file could not be read: choose the format that it has"),
+])  # fmt: skip
+def test_a_file_that_is_no_table_of_lines_is_refused_in_words(operator, people, file, format, said):
+    assert said in said_of(upload(operator, workbook(*file) if isinstance(file, list) else file, format))
+
+
+def test_what_fails_inside_is_logged_and_not_shown(operator, people, caplog):
+    def rename(table, to):
+        with connection.cursor() as cursor:
+            cursor.execute(f"ALTER TABLE {table} RENAME TO {to}")
+
+    rename("devices_linegroup", "gone")
+    try:
+        page = upload(operator, "user,group\nbob,Sales\n")
+    finally:
+        rename("gone", "devices_linegroup")
+    text = page.content.decode()
+    assert "The file could not be looked at, and nothing was changed." in text
+    assert "devices_linegroup" not in text and "Traceback" not in text
+    assert "devices_linegroup" in caplog.text
+
+
 def test_a_preview_is_confirmed_as_it_was_shown_once_it_fits_or_not_at_all(operator, people, monkeypatch):
     def lines():
         return dict(Line.objects.values_list("user__username", "max_incoming"))
@@ -538,6 +610,10 @@ def test_a_preview_is_confirmed_as_it_was_shown_once_it_fits_or_not_at_all(opera
     people["carol"].delete()
     assert "Nothing was changed: the file does not fit any more." in confirm(operator, preview).content.decode()
     assert lines() == {"bob": 2}
+    preview = upload(operator, workbook(["user", "max_incoming"], ["bob", 3]), "1")
+    other = preview.context["confirm_form"].initial | {"format": "0"}
+    said = operator.post("/admin/devices/line/process_import/", other, follow=True).content.decode()
+    assert "Nothing was changed: the file does not fit any more." in said
     monkeypatch.setattr("calls.admin.line_files.MAX_FILE", 10)
     assert "split it, or leave columns out." in upload(operator, "user,max_incoming\nbob,3\n").content.decode()
 

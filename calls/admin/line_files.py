@@ -4,9 +4,12 @@ However many rows there are, people, groups and lines are read together, and wri
 """
 
 import base64
+import csv
 import io
+import logging
 import zipfile
 import zlib
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import openpyxl
@@ -18,7 +21,7 @@ from django.db.models import QuerySet
 from django.http import HttpRequest
 from import_export import resources
 from import_export.fields import Field
-from import_export.formats.base_formats import XLSX
+from import_export.formats.base_formats import CSV, XLSX
 from import_export.forms import ImportForm
 from import_export.tmp_storages import BaseStorage
 from import_export.widgets import ForeignKeyWidget
@@ -27,6 +30,11 @@ from calls import audit
 from calls.admin.exports import unquoted
 from devices.models import Line, LineGroup
 
+log = logging.getLogger(__name__)
+
+COLUMNS = (
+    "user", "multi_device", "may_switch", "max_incoming", "max_outgoing", "edition", "edition_until", "group",
+)  # fmt: skip
 LIMITS = ("max_incoming", "max_outgoing")
 SWITCHES = ("multi_device", "may_switch")
 YES, NO = ("1", "true", "on", "yes"), ("0", "false", "off", "no")
@@ -37,8 +45,60 @@ MAX_UNPACKED = 50_000_000  # bytes of a workbook, all of which is read into memo
 KEPT_S = 3600  # that a preview can be confirmed
 
 
-class TooLong(ValueError):
-    """More rows than a workbook may have, in words for the operator."""
+class Unreadable(ValueError):
+    """Why a file is no table of lines: sentences for the operator."""
+
+
+def table(rows: Iterable[tuple[int, Sequence[Any]]]) -> tablib.Dataset:
+    """The header and the rows below it, of a file's rows with their numbers. What is empty, spreadsheets add."""
+    filled = [(number, cells) for number, cells in rows if any(map(_text, cells))]
+    if not filled:
+        raise Unreadable("The file is empty: its first row names the columns, and user is one of them.")
+    names = [_text(name).lower() for name in filled[0][1]]
+    if "user" not in names:
+        found = ", ".join(name[:40] for name in names if name)
+        raise Unreadable(
+            f"There is no column user, which says whose line each row is. The columns found are: {found[:400]}."
+        )
+    named = [n for n, name in enumerate(names) if name]
+    dataset = tablib.Dataset(headers=[names[n] for n in named])
+    for number, cells in filled[1:]:
+        for n, cell in enumerate(cells):
+            if _text(cell) and (n >= len(names) or not names[n]):
+                raise Unreadable(f"Line {number} has {cell!r} in column {n + 1}, which has no name in the header.")
+        dataset.append([cells[n] if n < len(cells) else "" for n in named])
+    return dataset
+
+
+class Text(CSV):
+    """Lines, with commas, semicolons (of a spreadsheet where a comma is in numbers) or tabs, as the header has them."""
+
+    def is_binary(self) -> bool:
+        return True  # so that it is decoded here, where there are words for what is wrong with it
+
+    def create_dataset(self, in_stream: bytes) -> tablib.Dataset:
+        if in_stream.startswith(b"PK\x03\x04"):
+            raise Unreadable("This is a workbook: choose the format xlsx.")
+        try:
+            text = in_stream.decode("utf-8-sig")
+        except UnicodeDecodeError:
+            text = "\0"
+        if "\0" in text:  # of UTF-16, or of no text at all
+            raise Unreadable("Save the file as UTF-8 (in Excel: “CSV UTF-8”): it has another encoding, or is no text.")
+        head = next((line for line in text.splitlines() if line.strip()), "")
+        lines = io.StringIO(text, newline="")
+        return table(_numbered(csv.reader(lines, delimiter=max(",;\t", key=head.count), strict=True)))
+
+
+def _numbered(reader: Any) -> Iterator[tuple[int, list[str]]]:
+    """The rows of a CSV with the lines on which they begin: a cell may go over several."""
+    start = 1
+    try:
+        for cells in reader:
+            yield start, cells
+            start = reader.line_num + 1
+    except csv.Error:
+        raise Unreadable(f"Line {start} cannot be read as CSV: is a quotation mark not closed?") from None
 
 
 class Workbook(XLSX):
@@ -51,14 +111,11 @@ class Workbook(XLSX):
         sheet = openpyxl.load_workbook(io.BytesIO(in_stream), read_only=True, data_only=True).active
         rows = list(sheet.iter_rows(max_row=MAX_ROWS + 2, max_col=MAX_COLUMNS, values_only=True))
         if len(rows) > MAX_ROWS + 1:
-            raise TooLong(
+            raise Unreadable(
                 f"The sheet goes on below row {MAX_ROWS + 1:,}, if only with a space: delete the rows below the lines,"
                 " split it, or save it as CSV."
             )
-        headers, *lines = rows or [()]
-        width = max((n for n, name in enumerate(headers, 1) if name is not None), default=0)
-        filled = [line[:width] for line in lines if any(value is not None for value in line)]
-        return tablib.Dataset(*filled, headers=headers[:width])
+        return table(enumerate(rows, 1))
 
 
 class LineResource(resources.ModelResource):
@@ -69,10 +126,8 @@ class LineResource(resources.ModelResource):
 
     class Meta:
         model = Line
-        fields = (
-            "user", "multi_device", "may_switch", "max_incoming", "max_outgoing", "edition", "edition_until", "group",
-        )  # fmt: skip
-        export_order = fields
+        fields = COLUMNS
+        export_order = COLUMNS
         import_id_fields = ("user",)
         clean_model_instances = True
         skip_unchanged = True
@@ -93,8 +148,6 @@ class LineResource(resources.ModelResource):
     # ── reading what the rows are about ──
 
     def before_import(self, dataset: Any, **kwargs: Any) -> None:
-        if "user" not in (dataset.headers or ()):
-            return  # the library says so
         User = get_user_model()
         names = {_text(name) for name in dataset["user"]}
         self.people = User._default_manager.in_bulk(names, field_name=User.USERNAME_FIELD)
@@ -157,7 +210,10 @@ class LineResource(resources.ModelResource):
         idle for as long as the rows are looked at, and PostgreSQL ends such a connection after a minute."""
         for name in ("use_transactions", "collect_failed_rows", "rollback_on_validation_errors"):
             kwargs.pop(name, None)
-        return self.import_data_inner(dataset, dry_run, raise_errors, True, False, **kwargs)
+        result = self.import_data_inner(dataset, dry_run, raise_errors, True, False, **kwargs)
+        for failed in (*result.base_errors, *(error for _, errors in result.row_errors() for error in errors))[:1]:
+            log.error("lines could not be imported", exc_info=failed.error)  # the operator is told of no insides
+        return result
 
     # ── writing ──
 
@@ -207,11 +263,10 @@ class InThePage(BaseStorage):
         packed = base64.urlsafe_b64encode(zlib.compress(data)).decode()
         self.name = signing.TimestampSigner(salt="lines").sign(packed)
 
-    def read(self) -> bytes | str:
+    def read(self) -> bytes:
         """Raises BadSignature when it is too old, or another than was previewed."""
         packed = signing.TimestampSigner(salt="lines").unsign(self.name, max_age=KEPT_S)
-        data = zlib.decompress(base64.urlsafe_b64decode(packed))
-        return data.decode(self.encoding) if self.encoding else data
+        return zlib.decompress(base64.urlsafe_b64decode(packed))
 
     def remove(self) -> None:
         """Nothing is left."""

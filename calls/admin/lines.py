@@ -19,7 +19,6 @@ from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from import_export.admin import ImportExportMixin
-from import_export.formats.base_formats import CSV
 from import_export.results import RowResult
 
 from calls import audit, conf, switchboard
@@ -35,12 +34,13 @@ from calls.admin.base import (
     are_too_many,
     people_named,
 )
-from calls.admin.line_files import LIMITS, InThePage, LineImportForm, LineResource, TooLong, Workbook
+from calls.admin.line_files import LIMITS, InThePage, LineImportForm, LineResource, Text, Unreadable, Workbook
 from calls.facts import limit
 from calls.models import LIVE, Leg
 from devices.models import Device, Line, LineGroup, Rules
 
 SAID_BY = {"line": "this line", "group": "its group", "platform": "the platform"}
+UNFIT = "Nothing was changed: the file does not fit any more. Choose it again to see why."
 GATE = {"not_included": "not included", "expired": "ran out"}
 
 
@@ -236,7 +236,7 @@ class LineAdmin(ImportExportMixin, Exported, PanelAdmin):
     resource_classes = [LineResource]
     import_template_name = "admin/devices/line/import.html"
     import_form_class = LineImportForm
-    import_formats = [CSV, Workbook]
+    import_formats = [Text, Workbook]
     tmp_storage_class = InThePage
     form = LineRow
     list_display = (
@@ -349,22 +349,22 @@ class LineAdmin(ImportExportMixin, Exported, PanelAdmin):
         transaction.on_commit(lambda: switchboard.tell_lines(told))  # the admin wraps its views in a transaction
 
     def add_data_read_fail_error_to_form(self, form: Any, e: Exception) -> None:
-        if isinstance(e, TooLong):
-            form.add_error("import_file", str(e))
-        else:
-            super().add_data_read_fail_error_to_form(form, e)
+        said = "The file could not be read: choose the format that it has, or save it again as CSV or XLSX."
+        form.add_error("import_file", list(e.args) if isinstance(e, Unreadable) else said)
 
     def process_import(self, request: HttpRequest, **kwargs: Any) -> HttpResponse:
         try:
             return super().process_import(request, **kwargs)
         except BadSignature:
             messages.error(request, "Nothing was changed: this preview is too old. Choose the file again.")
-            return redirect("admin:devices_line_import")
+        except Unreadable:  # it was previewed in another format, or by an older version
+            messages.error(request, UNFIT)
+        return redirect("admin:devices_line_import")
 
     def process_result(self, result: Any, request: HttpRequest) -> Any:
         """What was imported is told to the devices that it concerns."""
         if result.has_errors() or result.has_validation_errors():  # what it refers to has changed since the preview
-            messages.error(request, "Nothing was changed: the file does not fit any more. Choose it again to see why.")
+            messages.error(request, UNFIT)
             return redirect("admin:devices_line_import")
         changed = [row.object_id for row in result.rows if row.import_type in _WRITTEN]
         switchboard.tell_lines(Q(pk__in=changed))
