@@ -5,6 +5,7 @@ However many rows there are, people, groups and lines are read together, and wri
 
 import base64
 import csv
+import difflib
 import io
 import logging
 import zipfile
@@ -55,11 +56,8 @@ def table(rows: Iterable[tuple[int, Sequence[Any]]]) -> tablib.Dataset:
     if not filled:
         raise Unreadable("The file is empty: its first row names the columns, and user is one of them.")
     names = [_text(name).lower() for name in filled[0][1]]
-    if "user" not in names:
-        found = ", ".join(name[:40] for name in names if name)
-        raise Unreadable(
-            f"There is no column user, which says whose line each row is. The columns found are: {found[:400]}."
-        )
+    if wrong := list(_wrong_columns([name for name in names if name])):
+        raise Unreadable(*wrong)
     named = [n for n, name in enumerate(names) if name]
     dataset = tablib.Dataset(headers=[names[n] for n in named])
     for number, cells in filled[1:]:
@@ -68,6 +66,24 @@ def table(rows: Iterable[tuple[int, Sequence[Any]]]) -> tablib.Dataset:
                 raise Unreadable(f"Line {number} has {cell!r} in column {n + 1}, which has no name in the header.")
         dataset.append([cells[n] if n < len(cells) else "" for n in named])
     return dataset
+
+
+def _wrong_columns(names: list[str]) -> Iterator[str]:
+    """A misspelt column must not be left out in silence: its lines would be taken for changed."""
+    unknown = [name for name in dict.fromkeys(names) if name not in COLUMNS]
+    if "user" not in names:
+        found = ", ".join(names)[:400]
+        yield f"There is no column user, which says whose line each row is. The columns found are: {found}."
+    for name in unknown[:10]:
+        near = difflib.get_close_matches(name, COLUMNS, 1)
+        yield f"Lines have no column {name[:40]}{f': did you mean {near[0]}?' if near else '.'}"
+    if len(unknown) > 10:
+        yield f"{len(unknown) - 10} more are unknown."
+    if unknown:
+        yield f"Their columns are: {', '.join(COLUMNS)}."
+    for name in COLUMNS:
+        if names.count(name) > 1:
+            yield f"The column {name} is there more than once."
 
 
 class Text(CSV):
