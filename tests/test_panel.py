@@ -560,6 +560,7 @@ def test_lines_come_from_whatever_a_spreadsheet_saves_as_csv(operator, people, f
      "There is no column user, which says whose line each row is. The columns found are: name, max_incoming."),
     ("", "0", "The submitted file is empty"),
     ("\n;;\n", "0", "The file is empty"),
+    ("user,group\n,\n", "0", "The file names its columns, and has no lines below."),
     ("user,group\nbob,Büro\n".encode("cp1252"), "0", "Save the file as UTF-8"),
     ("user,group\nbob,Büro\n".encode("utf-16"), "0", "Save the file as UTF-8"),
     ("user,group\nbob,Buro\n".encode("utf-16-le"), "0", "Save the file as UTF-8"),
@@ -590,6 +591,54 @@ KNOWN = "Their columns are: user, multi_device, may_switch, max_incoming, max_ou
 ])  # fmt: skip
 def test_a_column_that_lines_do_not_have_is_refused_by_its_name(operator, people, header, said):
     assert said in said_of(upload(operator, header + "\nbob,,\n"))
+
+
+def errors_of(page):
+    """By line of the file, and by column: what is wrong there."""
+    rows = re.findall(
+        r'<th scope="row"[^>]*>(\d+)</th>.*?class="wrong"[^>]*>(.*?)</td>', page.content.decode(), re.DOTALL
+    )
+    return {
+        int(line): {
+            column: html.unescape(words) for column, words in re.findall(r"<li><b>(\w+)</b> ([^<]+)</li>", said)
+        }
+        for line, said in rows
+    }
+
+
+@pytest.mark.parametrize("format", ["0", "1"])
+def test_everything_that_is_wrong_with_a_row_is_said_at_once_by_its_line_in_the_file(operator, people, format):
+    rows = [
+        ["user", "group", "max_incoming", "max_outgoing", "multi_device", "may_switch", "edition", "edition_until"],
+        ["bob", "", "2", "", "1", "0", "", ""],
+        [],
+        ["nobody", "Nowhere", "many", "²", "perhaps", "", "sometimes", "soon"],
+        ["carol", "", "40000", "1", "0", "0", "until", ""],
+        ["bob", "", "-1", "", "1", "0", "off", "2027-01-31"],
+    ]
+    file = workbook(*rows) if format == "1" else "".join(",".join(row) + "\n" for row in rows)
+    no_calls = "is not a number of calls: give 0 or more, or nothing."
+    assert errors_of(upload(operator, file, format)) == {
+        4: {
+            "user": "There is no user 'nobody'.",
+            "group": "There is no group of lines 'Nowhere'.",
+            "max_incoming": f"'many' {no_calls}",
+            "max_outgoing": f"'²' {no_calls}",
+            "multi_device": "'perhaps' is neither yes nor no: give 1 or 0.",
+            "may_switch": "'' is neither yes nor no: give 1 or 0.",
+            "edition": "'sometimes' is no edition: give off, until, allowed, or nothing.",
+            "edition_until": "'soon' is not a time: give it as 2027-01-31 18:00, in UTC.",
+        },
+        5: {
+            "max_incoming": "Ensure this value is less than or equal to 32767.",
+            "edition_until": "Say until when multi-device is allowed.",
+        },
+        6: {
+            "user": "'bob' is in this file more than once.",
+            "max_incoming": f"'-1' {no_calls}",
+            "edition_until": "'2027-01-31' is not a time: give it as 2027-01-31 18:00, in UTC.",
+        },
+    }
 
 
 def test_what_fails_inside_is_logged_and_not_shown(operator, people, caplog):

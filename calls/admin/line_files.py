@@ -50,7 +50,13 @@ class Unreadable(ValueError):
     """Why a file is no table of lines: sentences for the operator."""
 
 
-def table(rows: Iterable[tuple[int, Sequence[Any]]]) -> tablib.Dataset:
+class Sheet(tablib.Dataset):
+    """Rows, and the numbers that they have in their file, where somebody will look for them."""
+
+    numbers: list[int]
+
+
+def table(rows: Iterable[tuple[int, Sequence[Any]]]) -> Sheet:
     """The header and the rows below it, of a file's rows with their numbers. What is empty, spreadsheets add."""
     filled = [(number, cells) for number, cells in rows if any(map(_text, cells))]
     if not filled:
@@ -58,14 +64,17 @@ def table(rows: Iterable[tuple[int, Sequence[Any]]]) -> tablib.Dataset:
     names = [_text(name).lower() for name in filled[0][1]]
     if wrong := list(_wrong_columns([name for name in names if name])):
         raise Unreadable(*wrong)
+    if len(filled) == 1:
+        raise Unreadable("The file names its columns, and has no lines below.")
     named = [n for n, name in enumerate(names) if name]
-    dataset = tablib.Dataset(headers=[names[n] for n in named])
+    sheet = Sheet(headers=[names[n] for n in named])
+    sheet.numbers = [number for number, _ in filled[1:]]
     for number, cells in filled[1:]:
         for n, cell in enumerate(cells):
             if _text(cell) and (n >= len(names) or not names[n]):
                 raise Unreadable(f"Line {number} has {cell!r} in column {n + 1}, which has no name in the header.")
-        dataset.append([cells[n] if n < len(cells) else "" for n in named])
-    return dataset
+        sheet.append([cells[n] if n < len(cells) else "" for n in named])
+    return sheet
 
 
 def _wrong_columns(names: list[str]) -> Iterator[str]:
@@ -92,7 +101,7 @@ class Text(CSV):
     def is_binary(self) -> bool:
         return True  # so that it is decoded here, where there are words for what is wrong with it
 
-    def create_dataset(self, in_stream: bytes) -> tablib.Dataset:
+    def create_dataset(self, in_stream: bytes) -> Sheet:
         if in_stream.startswith(b"PK\x03\x04"):
             raise Unreadable("This is a workbook: choose the format xlsx.")
         try:
@@ -123,7 +132,7 @@ class Workbook(XLSX):
     def get_title(self) -> str:
         return "xlsx"
 
-    def create_dataset(self, in_stream: bytes) -> tablib.Dataset:
+    def create_dataset(self, in_stream: bytes) -> Sheet:
         sheet = openpyxl.load_workbook(io.BytesIO(in_stream), read_only=True, data_only=True).active
         rows = list(sheet.iter_rows(max_row=MAX_ROWS + 2, max_col=MAX_COLUMNS, values_only=True))
         if len(rows) > MAX_ROWS + 1:
@@ -156,6 +165,7 @@ class LineResource(resources.ModelResource):
         self.groups: dict[str, LineGroup] = {}
         self.lines: dict[str, Line] = {}  # by user name; who has none gets one
         self.seen: set[str] = set()
+        self.wrong: dict[str, str] = {}  # with the row at hand, by column
         self.changed: list[Line] = []
 
     def get_queryset(self) -> QuerySet[Line]:
@@ -174,40 +184,51 @@ class LineResource(resources.ModelResource):
             self.groups = {group.name: group for group in LineGroup.objects.filter(name__in=groups)}
 
     def before_import_row(self, row: Any, **kwargs: Any) -> None:
+        """Finds all that is wrong with the row: who mends it should not have to come back for each."""
+        wrong = self.wrong = {}
         name = row["user"] = _text(row.get("user"))
         if name not in self.people:
-            raise forms.ValidationError({"user": f"There is no user {name!r}." if name else "Name a user."})
-        if name in self.seen:
-            raise forms.ValidationError({"user": f"{name!r} is in this file more than once."})
+            wrong["user"] = f"There is no user {name!r}." if name else "Name a user."
+        elif name in self.seen:
+            wrong["user"] = f"{name!r} is in this file more than once."
         self.seen.add(name)
         if "group" in row:
             row["group"] = _text(row["group"])
             if row["group"] and row["group"] not in self.groups:
-                raise forms.ValidationError({"group": f"There is no group of lines {row['group']!r}."})
+                wrong["group"] = f"There is no group of lines {row['group']!r}."
         for field in LIMITS:
             said = row.get(field)
-            if said not in (None, "") and not str(said).strip().isdigit():
-                raise forms.ValidationError({field: f"{said!r} is not a number of calls: give 0 or more, or nothing."})
+            if said not in (None, "") and not str(said).strip().isdecimal():
+                wrong[field] = f"{said!r} is not a number of calls: give 0 or more, or nothing."
         for field in SWITCHES:
             said = row.get(field)
             if field in row and _text(said).lower() not in (*YES, *NO):
-                raise forms.ValidationError({field: f"{said!r} is neither yes nor no: give 1 or 0."})
-            if field in row:
-                row[field] = _text(said).lower() in YES
+                wrong[field] = f"{_text(said)!r} is neither yes nor no: give 1 or 0."
         if "edition" in row:
             row["edition"] = _text(row["edition"]).lower()
+            if row["edition"] and row["edition"] not in Line.Edition.values:
+                wrong["edition"] = f"{row['edition']!r} is no edition: give off, until, allowed, or nothing."
 
     def get_instance(self, instance_loader: Any, row: Any) -> Line | None:
         return self.lines.get(row["user"])
 
     def import_field(self, field: Any, instance: Line, row: Any, is_m2m: bool = False, **kwargs: Any) -> None:
-        if field.column_name == "user":
+        column = field.column_name
+        if column in self.wrong:
+            raise ValueError(self.wrong[column])  # which the library gathers
+        if column == "user":
             instance.user = self.people[row["user"]]
-        elif field.column_name == "group":
+        elif column == "group":
             if "group" in row:
                 instance.group = self.groups.get(row["group"])
+        elif column in SWITCHES:
+            if column in row:
+                setattr(instance, column, _text(row[column]).lower() in YES)
         else:
-            super().import_field(field, instance, row, is_m2m, **kwargs)
+            try:
+                super().import_field(field, instance, row, is_m2m, **kwargs)
+            except ValueError:  # the rest was looked at above
+                raise ValueError(f"{row[column]!r} is not a time: give it as 2027-01-31 18:00, in UTC.") from None
 
     def validate_instance(self, instance: Line, errors: Any = None, validate_unique: bool = True) -> None:
         """User and group were found already, and each user is once in the file: nothing to ask the database for."""
@@ -215,7 +236,7 @@ class LineResource(resources.ModelResource):
         try:
             instance.full_clean({"user", "group", *found}, validate_unique=False, validate_constraints=False)
         except forms.ValidationError as error:
-            found = error.update_error_dict(found)
+            found = {**error.error_dict, **found}  # of a column that is wrong anyway, no more is said
         if found:
             raise forms.ValidationError(found)
 
@@ -227,6 +248,8 @@ class LineResource(resources.ModelResource):
         for name in ("use_transactions", "collect_failed_rows", "rollback_on_validation_errors"):
             kwargs.pop(name, None)
         result = self.import_data_inner(dataset, dry_run, raise_errors, True, False, **kwargs)
+        for row in result.invalid_rows:
+            row.number = dataset.numbers[row.number - 1]
         for failed in (*result.base_errors, *(error for _, errors in result.row_errors() for error in errors))[:1]:
             log.error("lines could not be imported", exc_info=failed.error)  # the operator is told of no insides
         return result

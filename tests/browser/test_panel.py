@@ -125,6 +125,10 @@ def test_a_file_with_two_bad_rows_changes_nothing_until_it_is_mended(operator, l
     expect(page.locator(".import-preview")).to_contain_text("There is no user 'nobody'")
     expect(page.locator(".import-preview")).to_contain_text("'lots' is not a number of calls")
     assert page.get_by_role("button", name="Confirm import").count() == 0
+    page = choose_file(operator, tmp_path / "lines.csv", LINES + f"dave,{'lots' * 50},0\n")
+    box = page.get_by_role("region", name="Lines that are wrong")
+    assert box.evaluate("box => box.scrollWidth > box.clientWidth")
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     page = operator.opens("devices/line/?q=bob")
     expect(operator.row("bob").locator("input:not([type=hidden])[name$=max_incoming]")).to_have_value("")
     page = choose_file(operator, tmp_path / "lines.csv", LINES)
