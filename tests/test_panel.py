@@ -335,6 +335,37 @@ async def test_a_viewer_sees_everything_and_changes_nothing(in_role, page, peopl
     assert (await phone.ping())["t"] == "pong"
 
 
+def test_a_viewer_sees_the_limits_that_hold_and_whether_they_are_inherited(in_role, people):
+    group = LineGroup.objects.create(name="Sales", max_incoming=2)
+    Line.objects.filter(user=people["bob"]).update(group=group, max_outgoing=5)
+    viewer, key = in_role("viewer"), people["bob"].pk
+    listed = viewer.get("/admin/devices/line/?q=bob&o=4.5").content.decode()
+    assert re.findall(r'<td class="field-(\w+)_limit">([^<]+)</td>', listed) == [
+        ("incoming", "2 (inherited)"), ("outgoing", "5"),
+    ]  # fmt: skip
+    page = viewer.get(f"/admin/devices/line/{key}/change/").content.decode()
+    assert re.findall(r'<div class="readonly">([^<]*)</div>', page.partition("Limits")[2])[:2] == ["2 (inherited)", "5"]
+    operator = in_role("operator", "alice")
+    assert 'name="form-0-max_incoming"' in operator.get("/admin/devices/line/?q=bob").content.decode()
+    assert 'name="max_incoming"' in operator.get(f"/admin/devices/line/{key}/change/").content.decode()
+
+
+async def test_who_changed_what_is_for_operators_and_above_on_every_page(in_role, page, people):
+    call, _alice, phone = await a_call(page)
+
+    def look():
+        group = LineGroup.objects.create(name="Sales")
+        viewer, operator = in_role("viewer"), in_role("operator", "carol")
+        bob = f"devices/line/{people['bob'].pk}"
+        for path in (bob, f"devices/linegroup/{group.pk}", f"devices/device/{phone.device}", f"calls/call/{call}"):
+            assert viewer.get(f"/admin/{path}/history/").status_code == 403, path
+            assert "/history/" not in viewer.get(f"/admin/{path}/change/").content.decode(), path
+            assert operator.get(f"/admin/{path}/history/").status_code == 200, path
+        assert "/history/" in operator.get(f"/admin/{bob}/change/").content.decode()
+
+    await sync_to_async(look)()
+
+
 def test_staff_without_a_role_see_nothing_and_save_nothing(people):
     people["dave"].is_staff = True
     people["dave"].save()

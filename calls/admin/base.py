@@ -120,6 +120,12 @@ class PanelAdmin(admin.ModelAdmin):
         attrs = {"class": "action-select", "aria-label": f"Select this object for an action - {obj}"}
         return PlainCheckbox(attrs, lambda value: False).render(helpers.ACTION_CHECKBOX_NAME, str(obj.pk))
 
+    def history_view(self, request: HttpRequest, object_id: str, extra_context: Any = None) -> HttpResponse:
+        """Who changed it is for those who may see the audit log: Django lets whoever may see the row."""
+        if not request.user.has_perm("auditlog.view_logentry"):
+            raise PermissionDenied
+        return super().history_view(request, object_id, extra_context)
+
     def changelist_view(self, request: HttpRequest, extra_context: Any = None) -> HttpResponse:
         title = str(self.opts.verbose_name_plural)
         return super().changelist_view(request, {"title": title[0].upper() + title[1:], **(extra_context or {})})

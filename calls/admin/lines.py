@@ -280,6 +280,24 @@ class LineAdmin(ImportExportMixin, Exported, PanelAdmin):
     def has_import_permission(self, request: HttpRequest) -> bool:
         return self.has_change_permission(request)
 
+    def get_list_display(self, request: HttpRequest) -> Any:
+        return _held(self.list_display, self.has_change_permission(request))
+
+    def get_fieldsets(self, request: HttpRequest, obj: Line | None = None) -> Any:
+        may_change = obj is None or self.has_change_permission(request, obj)
+        return [
+            (title, {**options, "fields": _held(options["fields"], may_change)})
+            for title, options in super().get_fieldsets(request, obj)
+        ]
+
+    @admin.display(description="incoming limit", ordering="max_incoming")
+    def incoming_limit(self, line: Line) -> str:
+        return _limit(line, "max_incoming")
+
+    @admin.display(description="outgoing limit", ordering="max_outgoing")
+    def outgoing_limit(self, line: Line) -> str:
+        return _limit(line, "max_outgoing")
+
     def get_list_display_links(self, request: HttpRequest, list_display: Any) -> tuple[str, ...]:
         return ("person",)
 
@@ -415,6 +433,16 @@ class LineAdmin(ImportExportMixin, Exported, PanelAdmin):
             f"{signed_out} signed out." if signed_out else "No device was signed in.",
             messages.SUCCESS if signed_out else messages.WARNING,
         )
+
+
+def _held(fields: Any, may_change: bool) -> list[str]:
+    """What is inherited stands in the input where the line's own limit is typed: who has no input is told in words."""
+    shown = {} if may_change else {"max_incoming": "incoming_limit", "max_outgoing": "outgoing_limit"}
+    return [shown.get(field, field) for field in fields]
+
+
+def _limit(line: Line, field: str) -> str:
+    return f"{limit(line, field)}{' (inherited)' if getattr(line, field) is None else ''}"
 
 
 _WRITTEN = (RowResult.IMPORT_TYPE_NEW, RowResult.IMPORT_TYPE_UPDATE)
