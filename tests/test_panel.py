@@ -89,6 +89,17 @@ async def a_call(page, caller="alice", callee="bob", answered=True):
 # ── lists ──
 
 
+def test_each_input_of_the_list_of_lines_says_what_it_is_and_whose(operator, people):
+    listed = operator.get("/admin/devices/line/?q=bob").content.decode()
+    named = dict(re.findall(r'<input (?=[^>]*name="form-0-(\w+)")[^>]*aria-label="([^"]+)"', listed))
+    assert named == {
+        "max_incoming": "Incoming calls of bob", "max_outgoing": "Outgoing calls of bob",
+        "multi_device": "Multi-device of bob", "may_switch": "Whether bob may switch multi-device",
+    }  # fmt: skip
+    described = re.findall(r'aria-describedby="([^"]+)"', listed)
+    assert [each for each in described if f'id="{each}"' not in listed] == []
+
+
 @pytest.mark.parametrize("path", LISTS)
 def test_a_list_costs_the_same_number_of_queries_whatever_its_length(operator, people, path):
     def queries():

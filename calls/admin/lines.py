@@ -41,6 +41,12 @@ from devices.models import Device, Line, LineGroup, Rules
 
 SAID_BY = {"line": "this line", "group": "its group", "platform": "the platform"}
 UNFIT = "Nothing was changed: the file does not fit any more. Choose it again to see why."
+NAMED = {  # inputs in the list: the column's head alone does not say whose each is
+    "max_incoming": "Incoming calls of {}",
+    "max_outgoing": "Outgoing calls of {}",
+    "multi_device": "Multi-device of {}",
+    "may_switch": "Whether {} may switch multi-device",
+}
 GATE = {"not_included": "not included", "expired": "ran out"}
 
 
@@ -73,8 +79,12 @@ class ListedLine(LineRow):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{**kwargs, "error_class": Errors})
-        for each in self.fields.values():
+        user = self.instance.user.get_username() if self.instance.pk else ""  # an empty list asks for one of nobody
+        for name, each in self.fields.items():
             each.hidden_widget = PlainHidden
+            each.help_text = ""  # a list does not show it, and no input may refer to it
+            if name in NAMED:
+                each.widget.attrs["aria-label"] = NAMED[name].format(user)
 
     class Meta:
         widgets = {
@@ -245,7 +255,6 @@ class LineAdmin(ImportExportMixin, Exported, PanelAdmin):
     )  # fmt: skip
     list_editable = ("multi_device", "may_switch", "max_incoming", "max_outgoing")
     list_filter = (OverLimitFilter, "multi_device", NobodyOnlineFilter, "dnd", "edition", "group")
-    list_select_related = ("user", "group")
     list_per_page = 20  # each row has a form
     search_fields = ("user__username",)
     search_help_text = "User name or name"
@@ -259,6 +268,9 @@ class LineAdmin(ImportExportMixin, Exported, PanelAdmin):
         ("What holds", {"fields": ("holds",)}),
     )
     readonly_fields = ("holds",)
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Line]:
+        return super().get_queryset(request).select_related("user", "group")
 
     def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
         return LineList
