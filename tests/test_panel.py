@@ -159,7 +159,7 @@ def test_lines_are_found_by_who_has_them_and_what_they_do(operator, people):
     assert found("dnd__exact=1") == ["dave"]
     assert "do not disturb</span>" in operator.get("/admin/devices/line/").content.decode()
     page = operator.get(f"/admin/devices/line/{people['dave'].pk}/change/").content.decode()
-    assert "Do not disturb is on: only 0 favourites ring it" in page
+    assert "Do not disturb is on: only 0 favourites can ring it" in page
 
 
 async def test_a_line_above_its_limit_is_found(ask, page, people):
@@ -890,12 +890,12 @@ async def test_the_most_specific_limit_wins_and_the_page_says_whose_it_is(ask, p
     assert states == ["ringing", "ringing", "ended"]
     text = await ask(f"devices/line/{people['bob'].pk}/change/")
     assert "2 incoming calls at a time, says its group." in text
-    assert "1 outgoing calls at a time, says the platform." in text
+    assert "1 outgoing call at a time, says the platform." in text
     assert 'placeholder="2" title="Empty: 2, of Sales"' in await ask("devices/line/?q=bob")
     await ask(f"devices/linegroup/{group.pk}/change/", name="Sales", max_incoming=3, max_outgoing="", edition="")
     assert (await bob.until(lambda frame: frame["t"] == "line"))["line"]["max_incoming"] == 3
     await sync_to_async(switchboard.change_line)(people["bob"].pk, max_incoming=1)
-    assert "1 incoming calls at a time, says this line." in await ask(f"devices/line/{people['bob'].pk}/change/")
+    assert "1 incoming call at a time, says this line." in await ask(f"devices/line/{people['bob'].pk}/change/")
 
 
 async def test_an_edition_that_is_off_rings_one_device_and_the_page_is_told_why(page, people):

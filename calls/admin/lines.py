@@ -16,7 +16,7 @@ from django.shortcuts import redirect
 from django.template.response import TemplateResponse
 from django.urls import reverse
 from django.utils import timezone
-from django.utils.html import format_html
+from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 from import_export.admin import ImportExportMixin
 from import_export.results import RowResult
@@ -360,12 +360,15 @@ class LineAdmin(ImportExportMixin, Exported, PanelAdmin):
                 "ran out" if off == "expired" else "does not include it"
             )
         if line.dnd:
-            word += f". Do not disturb is on: only {len(line.favourites)} favourites ring it at all"
-        limits = {field: (limit(line, field), SAID_BY[line.rule(field).source]) for field in LIMITS}
+            word += f". Do not disturb is on: only {_number(len(line.favourites), 'favourite')} can ring it at all"
+        limits = [
+            (_number(limit(line, field), f"{way} call"), SAID_BY[line.rule(field).source])
+            for field, way in zip(LIMITS, ("incoming", "outgoing"), strict=True)
+        ]
         return format_html(
-            '<ul class="holds"><li>{} incoming calls at a time, says {}.</li><li>{} outgoing calls at a time, says {}.'
-            "</li><li>{}. Whether multi-device is included, says {}.</li></ul>",
-            *limits["max_incoming"], *limits["max_outgoing"], word[0].upper() + word[1:], SAID_BY[edition.source],
+            '<ul class="holds">{}<li>{}. Whether multi-device is included, says {}.</li></ul>',
+            format_html_join("", "<li>{} at a time, says {}.</li>", limits),
+            word[0].upper() + word[1:], SAID_BY[edition.source],
         )  # fmt: skip
 
     def save_model(self, request: HttpRequest, obj: Line, form: Any, change: bool) -> None:
@@ -414,12 +417,13 @@ class LineAdmin(ImportExportMixin, Exported, PanelAdmin):
         if form.is_valid():
             for key in keys:
                 switchboard.change_line(key, **form.changes())
-            lines = "1 line" if len(keys) == 1 else f"{len(keys):,} lines"
-            self.message_user(request, f"{lines} changed. It holds for the next call.", messages.SUCCESS)
+            self.message_user(
+                request, f"{_number(len(keys), 'line')} changed. It holds for the next call.", messages.SUCCESS
+            )
             return None
         context = {
             **self.admin_site.each_context(request),
-            "title": f"Change {len(keys):,} line{'' if len(keys) == 1 else 's'}",
+            "title": f"Change {_number(len(keys), 'line')}",
             "opts": self.opts,
             "form": form,
             "media": self.media + form.media,
@@ -455,6 +459,10 @@ def _held(fields: Any, may_change: bool) -> list[str]:
 
 def _limit(line: Line, field: str) -> str:
     return f"{limit(line, field)}{' (inherited)' if getattr(line, field) is None else ''}"
+
+
+def _number(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 _WRITTEN = (RowResult.IMPORT_TYPE_NEW, RowResult.IMPORT_TYPE_UPDATE)
