@@ -252,6 +252,35 @@ async def test_refused_commands_are_in_the_story(ask, page):
     await phone.ask("hangup", call=call)
 
 
+async def test_a_call_that_was_moved_names_the_device_that_answered_and_where_it_went(ask, page, people):
+    async def listed(state):
+        return re.findall(r'field-answered_on">([^<]+)<', await ask(f"calls/call/?state={state}"))
+
+    await sync_to_async(switchboard.change_line)(people["alice"].pk, multi_device=True)
+    call, _alice, phone = await a_call(page, answered=False)
+    laptop = await page("bob", "Laptop")
+    assert await listed("live") == ["–"]
+    await phone.ask("answer", call=call)
+    assert await listed("live") == ["Phone"]
+    await phone.close()
+    back = await page("bob", "Phone", device=phone.device, signed_in=phone.signed_in)
+    assert (await back.ask("move", call=call))["ok"]  # a reload: the same device
+    desk = await page("alice", "Desk")
+    assert (await desk.ask("move", call=call))["ok"]  # who called answered nothing
+    assert await listed("live") == ["Phone"]
+    assert (await laptop.ask("move", call=call))["ok"]
+    assert await listed("live") == ["Phone, moved to Laptop"]
+    await desk.ask("hangup", call=call)
+    assert await listed("ended") == ["Phone, moved to Laptop"]
+    text = await ask(f"calls/call/{call}/change/")
+    assert "<dt>Answered on</dt><dd>Phone, moved to Laptop</dd>" in text
+    story = re.findall(r'<span class="words">([^<]+)</span>', text)
+    assert story == [
+        "alice called bob from Laptop", "bob answered on Phone", "bob continued on Phone", "alice continued on Desk",
+        "bob continued on Laptop", "alice hung up on Desk",
+    ]  # fmt: skip
+
+
 async def test_nobody_fills_the_log_by_asking_in_vain(page, monkeypatch):
     monkeypatch.setattr(refusals, "MAX_A_CALL", 3)
     call, *_ = await a_call(page, answered=False)

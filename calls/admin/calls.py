@@ -7,7 +7,7 @@ from typing import Any
 from django import forms
 from django.contrib import admin, messages
 from django.contrib.admin.utils import unquote
-from django.contrib.admin.views.main import SEARCH_VAR
+from django.contrib.admin.views.main import SEARCH_VAR, ChangeList
 from django.core.exceptions import PermissionDenied
 from django.db.models import BooleanField, ExpressionWrapper, F, Q, QuerySet
 from django.http import Http404, HttpRequest, HttpResponse
@@ -22,8 +22,8 @@ from import_export.fields import Field
 
 from calls import aggregates, audit, machine, switchboard
 from calls.admin import story
-from calls.admin.base import Exported, ReadOnlyAdmin, are_too_many, first_people
-from calls.models import Call, Leg
+from calls.admin.base import Exported, PanelList, ReadOnlyAdmin, are_too_many, first_people
+from calls.models import Call, Entry, Leg
 
 MAX_CALLERS = 100  # people whose calls one search shows: all calls of each are looked through
 ENDED = ExpressionWrapper(Q(state="ended"), BooleanField())  # as in the index: live calls come first
@@ -124,6 +124,20 @@ class CallResource(resources.ModelResource):
         return _seconds(call.answered_at, call.ended_at)
 
 
+class CallList(PanelList):
+    """Each page reads where its own calls were answered: one statement, however many calls there are."""
+
+    def get_results(self, request: HttpRequest) -> None:
+        super().get_results(request)
+        calls = list(self.result_list)
+        taken: dict[uuid.UUID, list[machine.Command]] = {call.pk: [] for call in calls}
+        answered = [call.pk for call in calls if call.answered_at]
+        for entry in Entry.objects.filter(call__in=answered, command__type__in=("Answer", "Join", "Move")):
+            taken[entry.call_id].append(entry.decode())
+        for call in calls:
+            call.answered_on = story.answered_on(taken[call.pk])
+
+
 @admin.register(Call)
 class CallAdmin(Exported, ReadOnlyAdmin):
     """Calls as they are and were. They can be ended; nothing else is changed by hand."""
@@ -135,6 +149,9 @@ class CallAdmin(Exported, ReadOnlyAdmin):
     search_help_text = "User name, name, or the id of a call"
     sortable_by = ()
     actions = ("end_call",)
+
+    def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
+        return CallList
 
     def get_ordering(self, request: HttpRequest) -> tuple[Any, ...]:
         newest = F("placed_at").desc()
@@ -188,6 +205,7 @@ class CallAdmin(Exported, ReadOnlyAdmin):
             "story": story.tell(call),
             "rang": self.rang(call),
             "lasted": self.lasted(call),
+            "answered_on": story.answered_on(entry.decode() for entry in call.entries.all()),
             "form": NoteForm() if call.state != "ended" and self.has_change_permission(request, call) else None,
             **(extra_context or {}),
         }
@@ -239,7 +257,7 @@ class CallAdmin(Exported, ReadOnlyAdmin):
 
     @admin.display(description="answered on")
     def answered_on(self, call: Call) -> str:
-        return ", ".join(leg.device_name for leg in call.legs.all() if leg.dir == "in" and leg.device_name) or "–"
+        return call.answered_on or "–"  # type: ignore[attr-defined]
 
     @admin.action(description="End the selected calls", permissions=["change"])
     def end_call(self, request: HttpRequest, queryset: QuerySet[Call]) -> None:

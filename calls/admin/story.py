@@ -1,6 +1,7 @@
 """A call in words: every accepted change and every refusal, in order, to the millisecond."""
 
 import datetime as dt
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from django.contrib.auth import get_user_model
@@ -55,6 +56,19 @@ def tell(call: Call) -> list[Line]:
     return [
         Line(at, round((at - call.placed_at).total_seconds() * 1000), words, refused) for at, words, refused in happened
     ]
+
+
+def answered_on(commands: Iterable[machine.Command]) -> str:
+    """On which device each who was called answered, and where the call was moved from there. A reload is no move."""
+    went: dict[str, list[machine.Seat]] = {}
+    for command in commands:
+        match command:
+            case machine.Answer(by) | machine.Join(by):
+                went[by.key] = [by]
+            case machine.Move(by) if by.key in went and by.device != went[by.key][-1].device:
+                went[by.key].append(by)
+    names = ([by.name for by in seats] for seats in went.values())
+    return "; ".join(first + (f", moved to {', then '.join(rest)}" if rest else "") for first, *rest in names)
 
 
 def sentence(command: machine.Command, names: dict[str, str]) -> str:
