@@ -239,8 +239,27 @@ class ManyForm(forms.Form):
         return changes
 
 
+class LimitsAdmin(PanelAdmin):
+    """Limits, of which an empty one is inherited."""
+
+    def get_fieldsets(self, request: HttpRequest, obj: Line | LineGroup | None = None) -> Any:
+        may_change = obj is None or self.has_change_permission(request, obj)
+        return [
+            (title, {**options, "fields": _held(options["fields"], may_change)})
+            for title, options in super().get_fieldsets(request, obj)
+        ]
+
+    @admin.display(description="incoming limit", ordering="max_incoming")
+    def incoming_limit(self, limited: Line | LineGroup) -> str:
+        return _limit(limited, "max_incoming")
+
+    @admin.display(description="outgoing limit", ordering="max_outgoing")
+    def outgoing_limit(self, limited: Line | LineGroup) -> str:
+        return _limit(limited, "max_outgoing")
+
+
 @admin.register(Line)
-class LineAdmin(ImportExportMixin, Exported, PanelAdmin):
+class LineAdmin(ImportExportMixin, Exported, LimitsAdmin):
     """Who may do what. Empty limits are inherited; a change holds for the next call."""
 
     resource_classes = [LineResource]
@@ -294,21 +313,6 @@ class LineAdmin(ImportExportMixin, Exported, PanelAdmin):
 
     def get_list_display(self, request: HttpRequest) -> Any:
         return _held(self.list_display, self.has_change_permission(request))
-
-    def get_fieldsets(self, request: HttpRequest, obj: Line | None = None) -> Any:
-        may_change = obj is None or self.has_change_permission(request, obj)
-        return [
-            (title, {**options, "fields": _held(options["fields"], may_change)})
-            for title, options in super().get_fieldsets(request, obj)
-        ]
-
-    @admin.display(description="incoming limit", ordering="max_incoming")
-    def incoming_limit(self, line: Line) -> str:
-        return _limit(line, "max_incoming")
-
-    @admin.display(description="outgoing limit", ordering="max_outgoing")
-    def outgoing_limit(self, line: Line) -> str:
-        return _limit(line, "max_outgoing")
 
     def get_list_display_links(self, request: HttpRequest, list_display: Any) -> tuple[str, ...]:
         return ("person",)
@@ -457,8 +461,11 @@ def _held(fields: Any, may_change: bool) -> list[str]:
     return [shown.get(field, field) for field in fields]
 
 
-def _limit(line: Line, field: str) -> str:
-    return f"{limit(line, field)}{' (inherited)' if getattr(line, field) is None else ''}"
+def _limit(limited: Line | LineGroup, field: str) -> str:
+    own: int | None = getattr(limited, field)
+    if own is not None:
+        return str(own)
+    return f"{limit(limited, field) if isinstance(limited, Line) else conf.get(field.upper())} (inherited)"
 
 
 def _number(number: int, noun: str) -> str:
@@ -479,10 +486,10 @@ def sign_out(request: HttpRequest, devices: QuerySet[Device]) -> int:
 
 
 @admin.register(LineGroup)
-class LineGroupAdmin(Exported, PanelAdmin):
+class LineGroupAdmin(Exported, LimitsAdmin):
     """Rules for many lines: what a line does not say itself, its group says."""
 
-    list_display = ("name", "max_incoming", "max_outgoing", "edition", "edition_until", "number")
+    list_display = ("name", "incoming_limit", "outgoing_limit", "edition", "edition_until", "number")
     search_fields = ("name",)
     fields = ("name", *LIMITS, "edition", "edition_until")
 
