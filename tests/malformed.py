@@ -28,7 +28,7 @@ NO_COMMAND = [
     '{"id":"x","cmd":"ping","calls":NaN}',
     '{"id":"x","cmd":"ping","calls":{"\\ud800":1}}',
     f'{{"id":"x","cmd":"answer","call":"{CALL}","data":"\\ud800"}}',
-    f'{{"id":"x","cmd":"answer","call":"{CALL}","data":{deep(1010)}}}',
+    f'{{"id":"x","cmd":"answer","call":"{CALL}","data":{deep(30_000)}}}',
     "[]",
     '["ping"]',
     f"[{frame('ping')}]",
