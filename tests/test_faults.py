@@ -187,7 +187,12 @@ class Shop:
     def __init__(self, postgres, environment, folder):
         self.postgres = postgres
         self.opened = []
-        environment = environment | {"DATABASE_URL": postgres.url, "DEMO_PASSWORD": "secret"}
+        environment = environment | {
+            "DATABASE_URL": postgres.url,
+            "DEMO_PASSWORD": "secret",
+            "DJANGO_SETTINGS_MODULE": "tests.browser.served_settings",  # or its sign-ins replace ours
+            "SITE_VAR": str(folder),
+        }
         for command in ("migrate", "demo"):
             manage = [sys.executable, "manage.py", command]
             subprocess.run(manage, cwd=ROOT, env=environment, check=True, stdout=subprocess.DEVNULL)

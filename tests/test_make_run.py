@@ -29,6 +29,8 @@ def test_whoever_ends_make_run_ends_the_server(tmp_path: Path) -> None:
     port = free_port()
     environment = os.environ | {
         "DATABASE_URL": f"sqlite:///{tmp_path}/calls.sqlite3",
+        "DJANGO_SETTINGS_MODULE": "tests.browser.served_settings",  # or its sign-ins replace ours
+        "SITE_VAR": str(tmp_path),
         "REDIS_URL": "",
         "ENV_FILE": os.devnull,
         "PORT": str(port),
@@ -44,6 +46,7 @@ def test_whoever_ends_make_run_ends_the_server(tmp_path: Path) -> None:
                 assert made.poll() is None, "make run has ended"
                 assert time.monotonic() < until, "it does not serve"
                 time.sleep(0.1)
+            assert "alice" in (tmp_path / "demo-sign-ins.txt").read_text()
             made.terminate()
             made.wait(PATIENCE_S)
             while serves(port):
