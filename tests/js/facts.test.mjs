@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { incomingFacts, peopleFacts, qualityOf, ringingFacts, stageFacts } from "../../calls/static/calls/facts.js";
+import { incomingFacts, noticeFacts, peopleFacts, qualityOf, ringingFacts, stageFacts } from "../../calls/static/calls/facts.js";
 import { inCallWords, outgoingWords } from "../../calls/static/calls/words.js";
 
 const person = (id, online = true) => ({ id, name: id, online });
@@ -116,4 +116,13 @@ test("the quality of a call is said in words, where it is not good", () => {
   assert.deepEqual(["good", "slow", "unsteady", "weak"].map(said), [
     "", "· Long delay", "· Unsteady connection", "· Weak connection: sound and picture may break up",
   ]);
+});
+
+test("a call on another device of the same name says so", () => {
+  const elsewhere = ringing("c1", "ann");
+  elsewhere.view.state = "active";
+  elsewhere.view.me = { state: "joined", here: false, device: "Chrome", can: ["move"] };
+  const shown = (here) => noticeFacts(phone([elsewhere], { dismissed: new Set(), missed: new Map() }), "me", here, 0)[0].title;
+  assert.equal(shown("Phone"), "Answered on Chrome");
+  assert.equal(shown("Chrome"), "Answered on another Chrome");
 });

@@ -117,11 +117,12 @@ function inCall(view, me, sessions, session) {
   };
 }
 
-export function noticeFacts(phone, me, now) {
-  return [...elsewhere(phone, me, now), ...missed(phone, me)];
+// `here`: the name of this device
+export function noticeFacts(phone, me, here, now) {
+  return [...elsewhere(phone, me, here, now), ...missed(phone, me)];
 }
 
-function elsewhere(phone, me, now) {
+function elsewhere(phone, me, here, now) {
   return Object.values(phone.calls)
     .filter((item) => place(item, now) === "elsewhere" && !phone.dismissed.has(item.view.id))
     .map(({ view, startedAt }) => {
@@ -130,7 +131,7 @@ function elsewhere(phone, me, now) {
       return {
         key: view.id,
         person,
-        ...elsewhereWords({ person, kind: view.kind, device: view.me.device, answered, started: startedAt !== null }),
+        ...elsewhereWords({ person, kind: view.kind, device: view.me.device, here, answered, started: startedAt !== null }),
         move: view.me.can.includes("move") && !phone.current && !phone.answering.has(view.id),
       };
     });

@@ -277,7 +277,7 @@ function draw() {
     mayNotify: attention.mayAsk,
     mayCall,
     small,
-    notices: noticeFacts(phone, me.id, now()),
+    notices: noticeFacts(phone, me.id, identity.name, now()),
     incoming,
     stage,
     gate,

@@ -275,9 +275,10 @@ export function mediaWords(media) {
   };
 }
 
-// A call of mine on another device: {title, detail}.
-export function elsewhereWords({ person, kind, device, answered, started }) {
-  const place = { device: device ?? gettext("another device") };
+// A call of mine on another device: {title, detail}. `here`: the name of this one, which the other may have too.
+export function elsewhereWords({ person, kind, device, here, answered, started }) {
+  const named = device === here ? put(gettext("another {device}"), { device }) : device;
+  const place = { device: device ? named : gettext("another device") };
   const title = answered
     ? gettext("Answered on {device}")
     : started
