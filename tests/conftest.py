@@ -144,6 +144,26 @@ async def page(cookie: Callable[..., str]) -> AsyncIterator[Callable[..., Any]]:
     await hub.stop()
 
 
+@pytest.fixture
+async def ringing(page: Callable[..., Any]) -> tuple[Any, ...]:
+    """alice calls bob, whose phone and laptop ring."""
+    alice, phone, laptop = await page("alice"), await page("bob", "Phone"), await page("bob", "Laptop")
+    call = (await alice.invite("bob", "video"))["call"]["id"]
+    await phone.sees(call, state="ringing")
+    await laptop.sees(call, state="ringing")
+    return alice, phone, laptop, call
+
+
+@pytest.fixture
+async def talking(ringing: tuple[Any, ...]) -> tuple[Any, ...]:
+    """… and answers on the phone."""
+    alice, phone, laptop, call = ringing
+    assert (await phone.ask("answer", call=call))["ok"]
+    await alice.sees(call, state="active")
+    await laptop.sees(call, state="active")
+    return ringing
+
+
 @pytest.fixture(scope="session")
 def django_db_setup(django_db_setup: None, django_db_blocker: Any) -> Iterator[None]:
     """The test database can only be dropped when the pool's threads have let go of it."""

@@ -25,26 +25,6 @@ async def change(person, **changes):
     await sync_to_async(switchboard.change_line)(person.pk, **changes)
 
 
-@pytest.fixture
-async def ringing(page):
-    """alice calls bob, whose phone and laptop ring."""
-    alice, phone, laptop = await page("alice"), await page("bob", "Phone"), await page("bob", "Laptop")
-    call = (await alice.invite("bob", "video"))["call"]["id"]
-    await phone.sees(call, state="ringing")
-    await laptop.sees(call, state="ringing")
-    return alice, phone, laptop, call
-
-
-@pytest.fixture
-async def talking(ringing):
-    """… and answers on the phone."""
-    alice, phone, laptop, call = ringing
-    assert (await phone.ask("answer", call=call))["ok"]
-    await alice.sees(call, state="active")
-    await laptop.sees(call, state="active")
-    return ringing
-
-
 async def test_a_call_rings_every_device_and_the_first_answer_wins(page):
     alice, phone, laptop = await page("alice"), await page("bob", "Phone"), await page("bob", "Laptop")
     placed = await alice.invite("bob", "video")

@@ -204,6 +204,14 @@ def test_a_view_tells_nobody_about_another_users_devices(active):
     assert view(active, "3", STRANGER.device, T0) is None
 
 
+def test_the_same_invite_again_is_a_repeat_whatever_the_limits_are_now():
+    first = walk.invite(active=7)
+    again = first.by, {"bob"}, first.kind, first.ring_s, first.data
+    assert machine.same_invite(machine.replace(first, active=9), *again)
+    assert not machine.same_invite(first, first.by, {"bob"}, "video", first.ring_s, first.data)
+    assert not machine.same_invite(first, first.by, {"bob", "carol"}, first.kind, first.ring_s, first.data)
+
+
 @pytest.fixture(scope="module", params=[True, False], ids=["multi-device on", "multi-device off"])
 def steps(request):
     return walk.walk(decide(None, walk.invite(multi=request.param), T0))

@@ -14,17 +14,6 @@ pytestmark = pytest.mark.django_db(transaction=True)
 LATE = 12_000  # ms
 
 
-@pytest.fixture
-async def talking(page):
-    alice, phone, laptop = await page("alice"), await page("bob", "Phone"), await page("bob", "Laptop")
-    call = (await alice.invite("bob", "video"))["call"]["id"]
-    await laptop.sees(call, state="ringing")
-    await phone.sees(call, state="ringing")
-    await phone.ask("answer", call=call)
-    await alice.sees(call, state="active")
-    return alice, phone, laptop, call
-
-
 async def test_what_was_done_in_time_and_is_said_again_late_is_done(talking):
     alice, phone, laptop, call = talking
     for reply in (
