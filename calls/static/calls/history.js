@@ -151,7 +151,7 @@ export class History {
     await this.load();
     const { activeElement, body } = this.#document;
     if (activeElement !== body) return; // the person has gone on
-    this.#box.querySelector(`[data-entry="${id}"] [data-do=hide]`)?.focus({ preventScroll: true });
+    this.#focusNear(this.#entries.findIndex((each) => each.id === id));
   }
 
   async #clear() {

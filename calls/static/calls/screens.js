@@ -370,9 +370,9 @@ export class Screens {
     // everybody else is taken to the card, not to a button that a stray key would press.
     const { activeElement } = this.#document;
     const busy = /^(INPUT|TEXTAREA)$/.test(activeElement?.tagName ?? "") || box.contains(activeElement);
-    const lost = held && !busy;
-    if (incoming.length > before ? !busy : lost && incoming.length > 0) box.lastElementChild.focus();
-    else if (lost && stage) this.#id("stage").querySelector("[data-focus]")?.focus();
+    if (busy || !(held || incoming.length > before)) return;
+    const next = box.lastElementChild ?? (stage && this.#id("stage").querySelector("[data-focus]"));
+    next?.focus();
   }
 
   #stage(stage, gear) {
