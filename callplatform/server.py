@@ -13,9 +13,7 @@ import signal
 import socket
 import sys
 import time
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable
-from itertools import takewhile
 from typing import Any, ClassVar
 
 import uvloop
@@ -52,7 +50,7 @@ READ_BYTES = 4 * 1024  # parsed in one go, while all other sockets wait: it may 
 BODY_BYTES = 2_621_440  # of one HTTP request: Django's own limit, but daphne would hold all of it in memory first
 BACKLOG = 1024  # connections not accepted yet: a restart brings all devices back at once
 HANDSHAKE_S = 10  # for the application to accept a socket
-PATIENCE = "callplatform.patience"  # an extension of ASGI: the application says whether it awaits anything urgent
+PATIENCE = "callplatform.patience"  # an extension of ASGI: the application says that it awaits nothing urgent
 PATIENCE_S = 0.1  # the longest that a patient socket is not looked at
 
 
@@ -104,7 +102,14 @@ class Patient:
 
     def add(self, socket: "WebSocket") -> None:
         self.sockets.add(socket)
-        if len(self.sockets) < self.many or socket.paused or socket in self.together:
+        if len(self.sockets) == self.many:
+            for each in self.sockets:
+                self._join(each)
+        elif len(self.sockets) > self.many:
+            self._join(socket)
+
+    def _join(self, socket: "WebSocket") -> None:
+        if socket.paused or socket in self.together:
             return
         socket.transport.stopReading()
         self.together[socket] = socket.transport.fileno()
@@ -143,6 +148,9 @@ class WebSocket(WebSocketProtocol):
     message_data: list[bytes]
     paused = False
     heard = asked = 0.0  # when something came, and when a ping was sent, on the loop's clock
+    take: Callable[[str], bool] | None = None  # what is offered each text first, while the application is patient
+    __hash__ = object.__hash__  # daphne's are the same, but slow
+    __eq__ = object.__eq__
 
     def connectionMade(self) -> None:
         super().connectionMade()
@@ -151,6 +159,7 @@ class WebSocket(WebSocketProtocol):
     def onOpen(self) -> None:
         super().onOpen()
         self.note_heard()
+        self.server.open.add(self)
 
     def dataReceived(self, data: bytes) -> None:
         if hasattr(self, "handshake_deferred"):  # not accepted yet; RFC 6455, 4.1: the client must wait for that
@@ -183,7 +192,9 @@ class WebSocket(WebSocketProtocol):
             except UnicodeDecodeError:
                 break
             self.last_ping = time.time()
-            self.application_queue.put_nowait({"type": "websocket.receive", "text": text})
+            inbox = self.application_queue
+            if self.take is None or not inbox.empty() or not self.take(text):
+                inbox.put_nowait({"type": "websocket.receive", "text": text})
             at = end
         return data[at:]
 
@@ -194,8 +205,6 @@ class WebSocket(WebSocketProtocol):
 
     def note_heard(self) -> None:
         self.heard = twisted_loop.time()
-        self.server.by_silence[self] = None
-        self.server.by_silence.move_to_end(self)
 
     def pause(self) -> None:
         self.server.patient.remove(self)
@@ -249,7 +258,8 @@ class WebSocket(WebSocketProtocol):
             if message.get("type") == "websocket.send" and message.get("text") and not message.get("bytes"):
                 self._send_text(message["text"])
             elif message.get("type") == PATIENCE:
-                (self.server.patient.add if message["on"] else self.server.patient.remove)(self)
+                self.take = message["take"]
+                (self.server.patient.remove if self.take is None else self.server.patient.add)(self)
             elif message.get("type") == "websocket.close":
                 self.close(message.get("code") or 1000, message.get("reason") or "")
             else:
@@ -412,7 +422,7 @@ class Server(DaphneServer):
         super().__init__(application, endpoints=["given to run()"], server_name="")
         self.connections: dict[Any, dict[str, Any]] = {}
         self.patient = Patient(many_patient)
-        self.by_silence: OrderedDict[WebSocket, None] = OrderedDict()  # open sockets, the longest silent first
+        self.open: set[WebSocket] = set()
         self.ping_interval, self.ping_timeout = ping_interval, ping_timeout
         self.closing_timeout, self.reading_timeout = closing_timeout, reading_timeout
         self.stopping = False
@@ -467,11 +477,8 @@ class Server(DaphneServer):
         while True:
             await asyncio.sleep(self.ping_interval / 8)
             now = twisted_loop.time()
-            for protocol in self._silent_at(now):
+            for protocol in [each for each in self.open if now - each.heard > self.ping_interval]:
                 protocol.look_after(now, self.ping_interval, self.ping_timeout)
-
-    def _silent_at(self, now: float) -> list[WebSocket]:
-        return list(takewhile(lambda socket: now - socket.heard > self.ping_interval, self.by_silence))
 
     async def _stop(self, on_stop: Hook | None) -> None:
         self.stopping = True
@@ -541,7 +548,8 @@ class Server(DaphneServer):
         if entry is None or "disconnected" in entry:
             return
         self.patient.remove(protocol)
-        self.by_silence.pop(protocol, None)
+        protocol.take = None
+        self.open.discard(protocol)
         super().protocol_disconnected(protocol)
         task = entry.get("application_instance")
         if task is not None and not task.done():
@@ -581,8 +589,10 @@ def serve(
     to answer a close, and how long each step has when the server stops: `on_stop` (which should close the application's
     sockets; the others are closed with 1012), then the applications that are left, then those that had to be cancelled.
     An application waits for the peer to read its answer, and a peer that reads nothing for `reading_timeout` seconds is
-    dropped. An application that awaits nothing urgent from a socket may send {"type": "callplatform.patience", "on":
-    True}: from `many_patient` such sockets on, they are read ten times a second, until they are told that it is False.
+    dropped. An application that awaits nothing urgent from a socket may send {"type": "callplatform.patience", "take":
+    function}: from `many_patient` such sockets on, they are read ten times a second, until it says {…, "take": None}.
+    Meanwhile `function(text)` is offered each text when nothing is unread before it; what it returns False for is
+    received like everything else.
     """
     try:
         if fd is not None:

@@ -25,7 +25,7 @@ from calls.desk import NotHeld, desk
 from calls.hub import Said, hub
 from calls.machine import Refused, Seat
 from calls.sign_ins import SignIn
-from calls.switchboard import CatchUp, Goodbye, Leaving, Mail, Outcome, Perform, Place, Renamed
+from calls.switchboard import Beat, CatchUp, Goodbye, Leaving, Mail, Outcome, Perform, Place, Renamed
 from devices import presence
 
 log = logging.getLogger(__name__)
@@ -37,7 +37,7 @@ MAX_UNSENT = 256  # frames waiting for a slow reader; one more drops the socket
 MAX_DEBT = 1000  # frames refused as over the rate and not waited for; then the socket is closed as flooding
 REFLECT_S = 300.0  # for the next hello, when one was refused: a person may have to say whether to take over
 UNAVAILABLE_MS = 1000
-PATIENCE = "callplatform.patience"  # what our own server offers: to read sockets that wait for nothing all together
+PATIENCE = "callplatform.patience"  # what our own server offers: to read sockets that only ping all together
 
 
 class SignalingConsumer(AsyncConsumer):
@@ -58,8 +58,10 @@ class SignalingConsumer(AsyncConsumer):
         self.sender: asyncio.Task[None] | None = None
         self.closing = self.patient = False
         self.can_be_patient = PATIENCE in scope.get("extensions", {})
+        self.busy = False  # with a command, before which nothing that comes later is answered
         self.obeying = False
         self.told: tuple[machine.Call, str] | None = None  # a change that this device asked for, and its view
+        self.beat: Beat | None = None  # its device and this socket, once it has said hello
         self.beat_at = 0.0
         self.ice_at = 0.0
         self.tokens, self.refilled = float(conf.get("FRAME_BURST")), time.monotonic()
@@ -100,7 +102,24 @@ class SignalingConsumer(AsyncConsumer):
             self._ping(frame)
         else:
             self._be_patient(False)
+            self.busy = True
             await self._answer(frame.id, self._obey(frame))
+            self.busy = False
+
+    def _overhear(self, text: str) -> bool:
+        """Takes a ping without waking this socket's task, which takes as long as to answer it. Whatever else it is,
+        however little is wrong with it, goes the way of all frames."""
+        if self.closing or self.busy or self._refill() < 1:
+            return False
+        try:
+            frame = protocol.parse(text)
+        except Refused:
+            return False
+        if not isinstance(frame, protocol.Ping):
+            return False
+        self.tokens -= 1
+        self._ping(frame)
+        return True
 
     async def _answer(self, re: str, obeying: Coroutine[Any, Any, None]) -> None:
         """Says so when obeying a frame is refused or fails."""
@@ -164,7 +183,7 @@ class SignalingConsumer(AsyncConsumer):
         try:
             arrival, seat, line, found = await pool.run(self._arrive, frame)
             calls = [await self._heard(seat, call) for call in found]
-            self.seat = seat
+            self.seat, self.beat = seat, Beat(str(seat.device), str(self.socket_id))
             logs.about(device=seat.device)
         except presence.InUse:
             raise Refused("device_in_use") from None
@@ -228,27 +247,27 @@ class SignalingConsumer(AsyncConsumer):
         if seat is None:
             self._reply(frame.id, None, protocol.bad("cmd", "Say hello first."))
             return
-        found = desk.ask(CatchUp(seat.key, frozenset(frame.calls)), self._beat(seat))
-        found.add_done_callback(partial(self._looked, seat, frame, time.perf_counter()))
+        page = CatchUp(seat.key, frozenset(frame.calls))
+        desk.look(page, self._beat(), partial(self._looked, seat, frame))
 
-    def _looked(
-        self, seat: Seat, frame: protocol.Ping, began: float, found: "asyncio.Future[list[machine.Call]]"
-    ) -> None:
-        metrics.COMMAND_S.labels("ping").observe(time.perf_counter() - began)
-        if found.exception() is None and not any(
-            switchboard.is_back(call, seat.key, seat.device) for call in found.result()
-        ):
-            self._pong(frame, found.result())
+    def _looked(self, seat: Seat, frame: protocol.Ping, found: list[machine.Call] | Exception) -> None:
+        if isinstance(found, list) and not any(switchboard.is_back(call, seat.key, seat.device) for call in found):
+            self._pong(frame, found)
         else:
             hub.spawn(self._answer(frame.id, self._pong_later(seat, frame, found)))
 
-    async def _pong_later(self, seat: Seat, frame: protocol.Ping, found: Awaitable[list[machine.Call]]) -> None:
-        self._pong(frame, [await self._heard(seat, call) for call in await self._held(found)])
+    async def _pong_later(self, seat: Seat, frame: protocol.Ping, found: list[machine.Call] | Exception) -> None:
+        if isinstance(found, NotHeld):
+            raise await self._not_held()
+        if isinstance(found, Exception):
+            raise found
+        self._pong(frame, [await self._heard(seat, call) for call in found])
 
     def _pong(self, frame: protocol.Ping, calls: Sequence[machine.Call]) -> None:
         views = [view for call in calls if (view := self._view(call))]
         newer = [view for view in views if view["v"] > frame.calls.get(uuid.UUID(view["id"]), 0)]
-        metrics.REPAIRED.inc(len(newer))
+        if newer:
+            metrics.REPAIRED.inc(len(newer))
         seen = {view["id"] for view in views}
         pong: dict[str, Any] = {"t": "pong", "re": frame.id, "calls": newer}
         gone = [str(id) for id in frame.calls if str(id) not in seen]
@@ -289,28 +308,32 @@ class SignalingConsumer(AsyncConsumer):
         """What the desk says to this device, with a heartbeat when one is due."""
         began, self.obeying = time.perf_counter(), True
         try:
-            outcome = await self._held(desk.ask(asked, self._beat(seat)))
+            outcome = await self._held(desk.ask(asked, self._beat()))
         finally:
             self.obeying = False
         metrics.COMMAND_S.labels(_kind(asked)).observe(time.perf_counter() - began)
         return outcome
 
-    def _beat(self, seat: Seat) -> tuple[uuid.UUID, uuid.UUID] | None:
+    def _beat(self) -> Beat | None:
         """The device and its socket, when it is time to note that it was heard from."""
-        if time.monotonic() - self.beat_at < BEAT_S:
+        now = time.monotonic()
+        if now - self.beat_at < BEAT_S:
             return None
-        self.beat_at = time.monotonic()
-        return seat.device, self.socket_id
+        self.beat_at = now
+        return self.beat
 
     async def _held(self, outcome: Awaitable[T]) -> T:
         """What comes of it, if the device is still this socket's."""
         try:
             return await outcome
-        except NotHeld:  # the bye for it was lost on its way
-            held = self.device_id is not None and await pool.run(presence.is_signed_in, self.device_id)
-            why = "replaced" if held else "signed_out"
-            asyncio.get_running_loop().call_soon(self.bye, why, 0)  # after the reply
-            raise Refused("device_in_use" if held else "not_allowed") from None
+        except NotHeld:
+            raise await self._not_held() from None
+
+    async def _not_held(self) -> Refused:
+        """Says goodbye after the reply, which is this: the bye of whoever has the device now was lost on its way."""
+        held = self.device_id is not None and await pool.run(presence.is_signed_in, self.device_id)
+        asyncio.get_running_loop().call_soon(self.bye, "replaced" if held else "signed_out", 0)
+        return Refused("device_in_use" if held else "not_allowed")
 
     def _settle(self, re: str, outcome: Outcome) -> None:
         self._reply(re, outcome.call, outcome.refused)
@@ -413,7 +436,7 @@ class SignalingConsumer(AsyncConsumer):
         may wait for those of others."""
         if self.patient != patient and self.can_be_patient:
             self.patient = patient
-            self._post({"type": PATIENCE, "on": patient})
+            self._post({"type": PATIENCE, "take": self._overhear if patient else None})
 
     def _is_mine(self, mail: Mail) -> bool:
         if self.seat is None or (mail.device, mail.page) != (self.seat.device, self.seat.page):
@@ -440,13 +463,18 @@ class SignalingConsumer(AsyncConsumer):
 
     def _spend_token(self) -> None:
         """A refused frame costs its token too: whoever does not wait gets into debt, and is closed at the end of it."""
-        now, rate = time.monotonic(), conf.get("FRAME_RATE")
-        self.tokens = min(conf.get("FRAME_BURST"), self.tokens + (now - self.refilled) * rate) - 1
-        self.refilled = now
+        self.tokens = self._refill() - 1
         if self.tokens < -MAX_DEBT:
             self.bye("flooding", 10_000)
         if self.tokens < 0:
-            raise Refused("rate_limited", retry_ms=math.ceil(1000 * (1 - self.tokens) / rate))
+            raise Refused("rate_limited", retry_ms=math.ceil(1000 * (1 - self.tokens) / conf.get("FRAME_RATE")))
+
+    def _refill(self) -> float:
+        """The tokens that there are by now."""
+        now = time.monotonic()
+        self.tokens = min(conf.get("FRAME_BURST"), self.tokens + (now - self.refilled) * conf.get("FRAME_RATE"))
+        self.refilled = now
+        return self.tokens
 
     # Out, in order, never more than a bounded number of frames waiting.
 
@@ -499,7 +527,7 @@ class SignalingConsumer(AsyncConsumer):
 def _kind(asked: Place | Perform | CatchUp) -> str:
     if isinstance(asked, Perform):
         return type(asked.command).__name__.lower()
-    return "invite" if isinstance(asked, Place) else "ping"
+    return "invite" if isinstance(asked, Place) else "signal"
 
 
 @types.coroutine

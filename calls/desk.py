@@ -10,23 +10,28 @@ thread and its outcome back takes as long as to decide it. SQLite is asked in a 
 """
 
 import asyncio
-import uuid
+import logging
+import time
 from collections import deque
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple, overload
 
 from django.db import connection
 from psycopg_pool import PoolTimeout
 
-from calls import conf, pool, switchboard
+from calls import conf, metrics, pool, switchboard
 from calls.machine import Call
 from calls.switchboard import Beat, CatchUp, Order, Outcome
 from devices import prepared
 
+log = logging.getLogger(__name__)
+
 MAX_BATCH = 64  # orders in one transaction
 BREATH_S = 0.005  # the longest pause between two batches of orders, in which they gather
 SHARE_S = 0.0005  # of it for each order but one of the last batch: what comes alone waits for nothing
-GATHER_S = 0.25  # the longest that a ping waits for others
+GATHER_S = 1.0  # the longest that a ping waits for others
+TURN = 32  # pings answered in one go, while all else waits
 PAUSE_S = 0.015  # for each ping but one of the last look: so they are gathered from 70 a second on
 
 
@@ -35,11 +40,19 @@ class NotHeld(Exception):
 
 
 class Asked(NamedTuple):
-    """One order or ping, where its outcome is awaited, and the device and socket it was heard from, if that is news."""
+    """One order or ping, who is told its outcome or what was raised, and the device and socket it was heard from, if
+    that is news."""
 
     what: Any  # an Order or a CatchUp
-    outcome: asyncio.Future[Any]
+    asker: Callable[[Any], None]
     beat: Beat | None
+
+    def tell(self, outcome: Any) -> None:
+        """An asker that fails holds up no other."""
+        try:
+            self.asker(outcome)
+        except Exception:
+            log.exception("an outcome was not taken")
 
 
 class Desk:
@@ -65,24 +78,34 @@ class Desk:
 
         Raises `NotHeld`, or whatever the database raised; then nothing was done.
         """
+        outcome = asyncio.get_running_loop().create_future()
+        asker = partial(pool.resolve, outcome)
+        if isinstance(what, CatchUp):
+            self.look(what, beat, asker)
+        else:
+            self._begin()
+            self.orders.append(Asked(what, asker, beat))
+            if not self.working:
+                self.working = True
+                self._spawn(self._work())
+        return outcome
+
+    def look(self, page: CatchUp, beat: Beat | None, asker: Callable[[Any], None]) -> None:
+        """The same for a page's calls, without a future: `asker` gets them, or what was raised, in the event loop."""
+        self._begin()
+        self.pings.append(Asked(page, asker, beat))
+        if not self.looking:
+            self.looking = True
+            self._spawn(self._look())
+
+    def _begin(self) -> None:
+        """Begins anew in another event loop."""
         loop = asyncio.get_running_loop()
         if self.loop is not loop:
             pool.executor().submit(self.for_orders.close)
             pool.executor().submit(self.for_pings.close)
             self.__init__()  # type: ignore[misc]
             self.loop = loop
-        asked = Asked(what, loop.create_future(), beat)
-        if isinstance(what, CatchUp):
-            self.pings.append(asked)
-            if not self.looking:
-                self.looking = True
-                self._spawn(self._look())
-        else:
-            self.orders.append(asked)
-            if not self.working:
-                self.working = True
-                self._spawn(self._work())
-        return asked.outcome
 
     def close(self) -> None:
         """Gives its connections back, when its loop has ended. Blocks."""
@@ -110,7 +133,7 @@ class Desk:
             if outcome is None:
                 self._spawn(self._alone(asked))
             else:
-                pool.resolve(asked.outcome, outcome if outcome.held else NotHeld())
+                asked.tell(outcome if outcome.held else NotHeld())
 
     async def _settled(self, orders: Sequence[Order], beats: Sequence[Beat | None]) -> switchboard.Settled:
         if connection.vendor != "postgresql":
@@ -128,16 +151,21 @@ class Desk:
             self.looking = False
 
     async def _catch_up(self, pings: Sequence[Asked]) -> None:
+        began = time.perf_counter()
         beats = dict(asked.beat for asked in pings if asked.beat)
         try:
             found, strangers = await self._caught_up([asked.what for asked in pings], beats)
         except Exception as error:
             self._failed(pings, error)
             return
-        for asked, calls in zip(pings, found, strict=True):
-            pool.resolve(asked.outcome, NotHeld() if asked.beat and asked.beat[1] in strangers else calls)
+        metrics.LOOK_S.observe(time.perf_counter() - began)
+        metrics.PINGS.inc(len(pings))
+        for number, (asked, calls) in enumerate(zip(pings, found, strict=True), start=1):
+            if number % TURN == 0:
+                await asyncio.sleep(0)
+            asked.tell(NotHeld() if asked.beat and asked.beat.socket in strangers else calls)
 
-    async def _caught_up(self, pages: Sequence[CatchUp], beats: Mapping[uuid.UUID, uuid.UUID]) -> switchboard.CaughtUp:
+    async def _caught_up(self, pages: Sequence[CatchUp], beats: Mapping[str, str]) -> switchboard.CaughtUp:
         if connection.vendor != "postgresql":
             return await pool.run(switchboard.catch_up, pages, beats)
         link = await _opened(self.for_pings)
@@ -147,7 +175,7 @@ class Desk:
         """Whoever is at fault hears of it when it is tried alone; but nobody is when nothing can be tried."""
         for asked in batch:
             if isinstance(error.__cause__ or error, PoolTimeout):
-                pool.resolve(asked.outcome, error)
+                asked.tell(error)
             else:
                 self._spawn(self._alone(asked))
 
@@ -157,7 +185,7 @@ class Desk:
                 result = await pool.run(_settle_alone, asked)
             except Exception as error:
                 result = error
-        pool.resolve(asked.outcome, result)
+        asked.tell(result)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)

@@ -50,7 +50,7 @@ class Facts:
         self.devices: defaultdict[str, list[policy.Known]] = defaultdict(list)
         self.live: defaultdict[str, dict[uuid.UUID, Live]] = defaultdict(dict)  # by person, then by call
         self.seen: dict[uuid.UUID, dt.datetime] = {}
-        self.strangers: set[uuid.UUID] = set()  # sockets whose device is no longer theirs
+        self.strangers: set[str] = set()  # sockets whose device is no longer theirs
         self.invites: dict[uuid.UUID, machine.Invite] = {}
         self.asleep: set[str] = set()  # callees with a device that has to be woken
         self.merged: list[models.SpentInvite] = []

@@ -38,7 +38,7 @@ class Wanted(NamedTuple):
     people: set[str]
     invites: set[uuid.UUID]
     watched: set[uuid.UUID]
-    beats: dict[uuid.UUID, uuid.UUID]
+    beats: dict[str, str]
     known: dict[uuid.UUID, Call]
     """What the calls were when they were last seen. One that has the same `v` still is not read again."""
 
@@ -59,7 +59,7 @@ class World(Struct):
     """The callees, as instances of the user model."""
     lines: Any = None
     """The lines of callers and callees, locked, as instances."""
-    strangers: set[uuid.UUID] = set()
+    strangers: set[str] = set()
     """Sockets whose device is no longer theirs."""
     groups: Any = None
     """The groups of the lines, as rows; the lines have them."""
@@ -218,9 +218,9 @@ async def catch_up(
     ask: prepared.Ask,
     people: Collection[str],
     asked: Collection[uuid.UUID],
-    beats: Mapping[uuid.UUID, uuid.UUID],
+    beats: Mapping[str, str],
     stays_s: float,
-) -> tuple[list[Call], set[uuid.UUID]]:
+) -> tuple[list[Call], set[str]]:
     """The calls of these people, and sockets whose device is no longer theirs; see models.py."""
     statements: list[prepared.Statement] = [(_caught_up(), prepared.array(people), prepared.array(asked))]
     if beats:

@@ -32,6 +32,10 @@ REFUSED = Counter(
 COMMAND_S = Histogram(
     "callplatform_command_seconds", "From reading a command off its socket to its outcome.", ["command"], buckets=FAST
 )
+PINGS = Counter("callplatform_pings", "Pings that were answered.")
+LOOK_S = Histogram(
+    "callplatform_look_seconds", "One look at the database, for all the pings that were waiting.", buckets=FAST
+)
 REPAIRED = Counter("callplatform_frames_repaired", "Views that a page had missed and got with a pong.")
 SOCKETS = Gauge("callplatform_sockets", "Sockets that have said hello.")
 TICKED = Gauge("callplatform_clock_last_tick_timestamp_seconds", "When this process's clock last ticked.")

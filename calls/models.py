@@ -233,8 +233,8 @@ def line(key: Any) -> Line | None:
 
 
 async def catch_up(
-    ask: prepared.Ask, people: Collection[str], asked: Collection[uuid.UUID], beats: Mapping[uuid.UUID, uuid.UUID]
-) -> tuple[list[machine.Call], set[uuid.UUID]]:
+    ask: prepared.Ask, people: Collection[str], asked: Collection[uuid.UUID], beats: Mapping[str, str]
+) -> tuple[list[machine.Call], set[str]]:
     """The calls in which these people have live legs, and those asked about in which they have any. The devices of
     `beats` are heard from on these sockets; the sockets whose device is no longer theirs come second."""
     if connection.vendor == "postgresql":

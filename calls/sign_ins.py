@@ -41,16 +41,19 @@ def ended(sign_ins: Iterable[SignIn]) -> list[SignIn]:
     """Those whose session is gone, or no longer fits the account."""
     claims = list(sign_ins)
     users = get_user_model()._default_manager.in_bulk({claim.key for claim in claims})
-    people = {str(pk): user for pk, user in users.items()}
+    proofs = {str(pk): _proofs(user) for pk, user in users.items()}
     sessions = _sessions({claim.session_key for claim in claims})
 
     def holds(claim: SignIn) -> bool:
-        user, (key, proof) = people.get(claim.key), sessions.get(claim.session_key, NOBODY)
-        if user is None or not user.is_active or key != claim.key:
-            return False
-        return proof in (user.get_session_auth_hash(), *user.get_session_auth_fallback_hash())
+        key, proof = sessions.get(claim.session_key, NOBODY)
+        return key == claim.key and proof in proofs.get(claim.key, ())
 
     return [claim for claim in claims if not holds(claim)]
+
+
+def _proofs(user: Any) -> set[str]:
+    """What a session of this user has to hold one of."""
+    return {user.get_session_auth_hash(), *user.get_session_auth_fallback_hash()} if user.is_active else set()
 
 
 def look(sign_ins: Iterable[SignIn]) -> None:
@@ -65,7 +68,7 @@ async def run() -> None:
     """Looks at every open socket of this process, again and again, until cancelled."""
     while True:
         await asyncio.sleep(LOOK_S)
-        claims = sorted({socket.sign_in for group in hub.sockets.values() for socket in group if socket.sign_in})
+        claims = [claim for group in hub.sockets.values() for socket in group if (claim := socket.sign_in)]
         for start in range(0, len(claims), CHUNK):
             try:
                 await pool.run(look, claims[start : start + CHUNK])

@@ -93,7 +93,13 @@ class Place(NamedTuple):
 
 
 Order = Perform | Place
-Beat = tuple[uuid.UUID, uuid.UUID]  # a device that is heard from, and the socket it was heard on
+
+
+class Beat(NamedTuple):
+    """A device that is heard from, and the socket it was heard on; both as text, as they go to the database."""
+
+    device: str
+    socket: str
 
 
 class NoLine(Exception):
@@ -189,7 +195,7 @@ async def _settle(ask: prepared.Ask, orders: Sequence[Order], beats: Sequence[Be
     await facts.gather(ask, _wanted(orders, beats))
     for number, order in enumerate(orders):
         beat = beats[number] if beats else None
-        if beat and beat[1] in facts.strangers:
+        if beat and beat.socket in facts.strangers:
             outcomes.append(Outcome(None, None, False))
             continue
         done: list[Change] = []
@@ -379,10 +385,10 @@ class CatchUp(NamedTuple):
     asked: frozenset[uuid.UUID] = frozenset()
 
 
-CaughtUp = tuple[list[list[machine.Call]], set[uuid.UUID]]
+CaughtUp = tuple[list[list[machine.Call]], set[str]]
 
 
-def catch_up(pages: Sequence[CatchUp], beats: Mapping[uuid.UUID, uuid.UUID]) -> CaughtUp:
+def catch_up(pages: Sequence[CatchUp], beats: Mapping[str, str]) -> CaughtUp:
     """For each page, the user's live calls and those asked about in which the user has a leg.
 
     The devices of `beats` are heard from on these sockets; returns the sockets whose device is no longer theirs, too.
@@ -390,10 +396,12 @@ def catch_up(pages: Sequence[CatchUp], beats: Mapping[uuid.UUID, uuid.UUID]) -> 
     return prepared.run(caught_up(prepared.waiting, pages, beats))
 
 
-async def caught_up(ask: prepared.Ask, pages: Sequence[CatchUp], beats: Mapping[uuid.UUID, uuid.UUID]) -> CaughtUp:
+async def caught_up(ask: prepared.Ask, pages: Sequence[CatchUp], beats: Mapping[str, str]) -> CaughtUp:
     """The same for the event loop."""
     people, asked = {page.key for page in pages}, {id for page in pages for id in page.asked}
     calls, strangers = await models.catch_up(ask, people, asked, beats)
+    if not calls:  # as nearly always
+        return [[] for _ in pages], strangers
     of: defaultdict[str, list[tuple[machine.Call, machine.Leg]]] = defaultdict(list)
     for call in calls:
         for leg in call.legs:

@@ -262,8 +262,12 @@ def _wait(exchange: _Exchange) -> list[bytes]:
 
 def array(items: Collection[Any]) -> bytes:
     """A parameter for `$n::type[]`."""
-    texts = (str(item).replace("\\", "\\\\").replace('"', '\\"') for item in items)
-    return ('{"' + '","'.join(texts) + '"}').encode() if items else b"{}"
+    if not items:
+        return b"{}"
+    texts = [str(item) for item in items]
+    if any("\\" in text or '"' in text for text in texts):
+        texts = [text.replace("\\", "\\\\").replace('"', '\\"') for text in texts]
+    return ('{"' + '","'.join(texts) + '"}').encode()
 
 
 def user_key() -> str:

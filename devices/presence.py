@@ -94,7 +94,7 @@ def is_signed_in(device_id: uuid.UUID) -> bool:
     return Device.objects.filter(pk=device_id, signed_out_at=None).exists()
 
 
-def beat(sockets: Mapping[uuid.UUID, uuid.UUID], stays_s: float) -> set[uuid.UUID]:
+def beat(sockets: Mapping[str, str], stays_s: float) -> set[str]:
     """These devices were heard from, each on this socket of its own; returns the sockets whose device is no longer
     theirs. Waits for nobody: a row that others hold is passed by, and its next beat will do."""
     if not sockets:
@@ -106,21 +106,22 @@ def beat(sockets: Mapping[uuid.UUID, uuid.UUID], stays_s: float) -> set[uuid.UUI
     mine = Device.objects.filter(pk__in=sockets, socket__in=sockets.values(), signed_out_at=None)
     if mine.update(last_seen_at=now, online_until=until) == len(sockets):
         return set()
-    return set(sockets.values()) - set(mine.values_list("socket", flat=True))
+    return set(sockets.values()) - {str(socket) for socket in mine.values_list("socket", flat=True)}
 
 
-def beating(sockets: Mapping[uuid.UUID, uuid.UUID], now: dt.datetime, until: dt.datetime) -> prepared.Statement:
+def beating(sockets: Mapping[str, str], now: dt.datetime, until: dt.datetime) -> prepared.Statement:
     """The same as a prepared statement; `strangers` reads its answer."""
-    ids, given = prepared.array(sockets), prepared.array(list(sockets.values()))
+    ids, given = prepared.array(sockets), prepared.array(sockets.values())
     return BEAT, ids, given, now.isoformat().encode(), until.isoformat().encode()
 
 
-def strangers(sockets: Mapping[uuid.UUID, uuid.UUID], theirs: bytes) -> set[uuid.UUID]:
+def strangers(sockets: Mapping[str, str], theirs: bytes) -> set[str]:
     """The sockets whose device is no longer theirs."""
-    return set(sockets.values()) - msgspec.json.decode(theirs or b"[]", type=set[uuid.UUID])
+    return set(sockets.values()) - msgspec.json.decode(theirs, type=set[str]) if theirs else set()
 
 
 # What locks asks itself whether the socket still holds the device: a goodbye may have come since the statement began.
+# As a rule all were free and are written, and there is nothing to say; else it says which sockets hold their device.
 BEAT = """
     WITH free AS (
         SELECT id FROM devices_device
@@ -129,9 +130,12 @@ BEAT = """
     ), heard AS (
         UPDATE devices_device SET last_seen_at = $3::timestamptz, online_until = $4::timestamptz
         FROM free WHERE devices_device.id = free.id
+        RETURNING 1
     )
-    SELECT json_agg(socket) FROM devices_device
-    WHERE id = ANY($1::uuid[]) AND socket = ANY($2::uuid[]) AND signed_out_at IS NULL
+    SELECT CASE WHEN (SELECT count(*) FROM heard) < cardinality($1::uuid[]) THEN (
+        SELECT coalesce(json_agg(socket), '[]') FROM devices_device
+        WHERE id = ANY($1::uuid[]) AND socket = ANY($2::uuid[]) AND signed_out_at IS NULL
+    ) END
 """
 
 

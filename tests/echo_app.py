@@ -58,6 +58,13 @@ async def websocket(scope: Message, receive: Receive, send: Send) -> None:
     """Echoes, and obeys the commands below. The query string names the socket in what is said."""
     name = scope["query_string"].decode()
     count = 0
+
+    def take(text: str) -> bool:
+        if text != "overheard":
+            return False
+        say(name, "overhears")
+        return True
+
     try:
         await receive()
         say(name, "connects")
@@ -70,7 +77,7 @@ async def websocket(scope: Message, receive: Receive, send: Send) -> None:
         patient = scope["path"] == "/patient"
         while (message := await receive())["type"] != "websocket.disconnect":
             if patient:
-                await send({"type": "callplatform.patience", "on": True})
+                await send({"type": "callplatform.patience", "take": take})
                 patient = False
             command, _, rest = (message.get("text") or "").partition(" ")
             match command:
@@ -92,7 +99,7 @@ async def websocket(scope: Message, receive: Receive, send: Send) -> None:
                 case "release":
                     released.set()
                 case "hurry":
-                    await send({"type": "callplatform.patience", "on": False})
+                    await send({"type": "callplatform.patience", "take": None})
                 case "count":
                     count += 1
                 case "total":

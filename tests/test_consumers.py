@@ -12,6 +12,7 @@ from channels.layers import InMemoryChannelLayer, get_channel_layer
 from calls import switchboard
 from calls.models import Call, Leg
 from devices.models import Device
+from tests.malformed import frame
 from tests.pages import WAIT_S
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -320,16 +321,36 @@ async def test_the_server_is_told_which_devices_may_be_read_later(page):
     await alice.ping()
     await bob.ping()
     await bob.ping()  # what the server is told goes behind the pong
-    assert bob.patient
+    assert bob.take
     call = (await alice.invite("bob"))["call"]["id"]
     await bob.sees(call, state="ringing")
     await bob.ping()
     await alice.ping()
-    assert (alice.patient, bob.patient) == (False, False)
+    assert (alice.take, bob.take) == (None, None)
     assert (await bob.ask("reject", call=call))["ok"]
     await bob.ping()
     await bob.ping()
-    assert bob.patient
+    assert bob.take
+
+
+async def test_pings_and_nothing_else_are_taken_without_the_socket_s_task(page, settings):
+    alice = await page("alice")
+    await alice.ping()
+    await alice.ping()
+    take = alice.take
+    assert take and take(frame("ping", id="taken"))
+    assert (await alice.reply_to("taken"))["t"] == "pong"
+    invite = frame("invite", id="invite", call=str(uuid.uuid4()), to=["bob"], kind="audio")
+    for other in (invite, frame("ping", calls=3), "no frame", frame("signal"), frame("hello")):
+        assert not take(other)
+    await alice.say("signal", call=str(uuid.uuid4()), to="bob", body={})
+    await asyncio.sleep(0)
+    assert alice.communicator.input_queue.empty(), "the task has it"
+    assert not take(frame("ping")), "its turn comes when the command before it is answered"
+    assert code(await alice.until(lambda said: "error" in said)) == "not_found"
+    await alice.ping()
+    settings.CALLS = {**settings.CALLS, "FRAME_RATE": 0.001, "FRAME_BURST": 3}
+    assert [take(frame("ping", id=str(n))) for n in range(4)] == [True, True, True, False], "the rate holds here too"
 
 
 async def test_a_ping_brings_what_was_missed_and_drops_what_is_gone(talking):

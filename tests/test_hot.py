@@ -130,7 +130,7 @@ def test_both_gather_the_same(story, seats, people, upto):
         people={bob.key},
         invites={each.id for each in spent},
         watched={bob.device},
-        beats={alice.device: sockets[alice.device], bob.device: uuid.uuid4()},
+        beats={str(alice.device): str(sockets[alice.device]), str(bob.device): str(uuid.uuid4())},
         known={},
     )
     now = timezone.now()

@@ -955,12 +955,15 @@ def test_the_late_goodbye_of_an_older_socket_leaves_the_newer_alone_in_either_or
 
 def test_a_heartbeat_of_an_older_socket_waits_for_nobody_and_does_not_keep_the_device(phone):
     older, newer = phone.socket, uuid.uuid4()
-    beating = Work(lambda: presence.beat({phone.id: older}, 3600))
-    _, during = in_order(arriving(phone, socket=newer), beating, hold=row(Device, phone.id))
+
+    def beat(socket):
+        return presence.beat({str(phone.id): str(socket)}, 3600)
+
+    _, during = in_order(arriving(phone, socket=newer), Work(lambda: beat(older)), hold=row(Device, phone.id))
     assert during == set(), "while the other arrives it is passed by"
     assert phone.row.socket == newer
-    assert presence.beat({phone.id: older}, 3600) == {older}, "then it is told that the device is not its own any more"
-    assert presence.beat({phone.id: newer}, 3600) == set()
+    assert beat(older) == {str(older)}, "then it is told that the device is not its own any more"
+    assert beat(newer) == set()
 
 
 # --- move x hangup on the old device ----------------------------------------------------------------------------------

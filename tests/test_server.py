@@ -96,6 +96,14 @@ async def echo(peer: ClientConnection, words: str = "hello") -> None:
     assert await asyncio.wait_for(peer.recv(), 10) == words
 
 
+async def ten_echoes(peer: ClientConnection) -> float:
+    """The seconds that they take, one after the other."""
+    began = time.monotonic()
+    for _ in range(10):
+        await echo(peer)
+    return time.monotonic() - began
+
+
 async def closing(peer: ClientConnection) -> tuple[int | None, str | None]:
     """The close as the client sees it."""
     with contextlib.suppress(ConnectionClosed):
@@ -291,20 +299,28 @@ async def test_a_flood_of_tiny_frames_costs_no_more_than_one_of_large_frames(ser
 
 
 async def test_a_patient_socket_waits_for_others_until_it_is_urgent(server: Server, name: str) -> None:
-    async def took(peer: ClientConnection) -> float:
-        began = time.monotonic()
-        for _ in range(10):
-            await echo(peer)
-        return time.monotonic() - began
-
     async with server.connect("?other") as other, server.connect(f"patient?{name}") as peer:
         await echo(peer)
-        waited = await took(peer)  # each for the next look, of ten in a second
+        waited = await ten_echoes(peer)  # each for the next look, of ten in a second
         assert waited > 0.8
         await echo(peer, "x" * 60_000)  # in pieces
-        assert await took(other) < waited / 2
+        for mark in range(3):  # the application takes them as they come, and the others follow in their order
+            await peer.send("overheard")
+            await echo(peer, str(mark))
+        assert server.said(f"{name} overhears") == 3
+        assert await ten_echoes(other) < waited / 2
         await peer.send("hurry")
-        assert await took(peer) < waited / 2
+        assert await ten_echoes(peer) < waited / 2
+
+
+async def test_when_patient_sockets_are_many_those_before_wait_too(start: Callable[..., Server]) -> None:
+    server = start(many_patient=2)
+    async with server.connect("patient?first") as first, server.connect("patient?second") as second:
+        await echo(first)
+        assert await ten_echoes(first) < 0.4
+        await echo(second)
+        assert await ten_echoes(first) > 0.8
+        assert await ten_echoes(second) > 0.8
 
 
 async def test_other_sockets_have_their_turn_while_one_floods(start: Callable[..., Server]) -> None:

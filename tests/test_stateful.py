@@ -710,7 +710,7 @@ class Story(RuleBasedStateMachine):
 
     def _beat(self, profile: Profile) -> None:
         row = profile.row
-        assert row.socket is not None and not presence.beat({row.pk: row.socket}, STAYS_S)
+        assert row.socket is not None and not presence.beat({str(row.pk): str(row.socket)}, STAYS_S)
 
     @staticmethod
     def _tick() -> None:
