@@ -8,11 +8,11 @@ whose versions are locked; tests/test_server.py holds every promise made here.
 import asyncio
 import contextlib
 import logging
-import selectors
+import os
+import select
 import signal
 import socket
 import sys
-import time
 from collections.abc import Awaitable, Callable
 from typing import Any, ClassVar
 
@@ -50,7 +50,8 @@ READ_BYTES = 4 * 1024  # parsed in one go, while all other sockets wait: it may 
 BODY_BYTES = 2_621_440  # of one HTTP request: Django's own limit, but daphne would hold all of it in memory first
 BACKLOG = 1024  # connections not accepted yet: a restart brings all devices back at once
 HANDSHAKE_S = 10  # for the application to accept a socket
-PATIENCE = "callplatform.patience"  # an extension of ASGI: the application says that it awaits nothing urgent
+SAY = "callplatform.say"  # an extension of ASGI: a plain function that sends a text
+PATIENCE = "callplatform.patience"  # another: the application says that it awaits nothing urgent
 PATIENCE_S = 0.1  # the longest that a patient socket is not looked at
 
 
@@ -96,8 +97,8 @@ class Patient:
     def __init__(self, many: int) -> None:
         self.many = many
         self.sockets: set[WebSocket] = set()
-        self.together: dict[WebSocket, int] = {}  # those that are read so, and their descriptors
-        self.selector = selectors.DefaultSelector()
+        self.together: dict[int, WebSocket] = {}  # those that are read so, by descriptor
+        self.poll = select.epoll()
         self.looking = False
 
     def add(self, socket: "WebSocket") -> None:
@@ -109,32 +110,44 @@ class Patient:
             self._join(socket)
 
     def _join(self, socket: "WebSocket") -> None:
-        if socket.paused or socket in self.together:
+        if socket.paused or socket.number >= 0:
             return
         socket.transport.stopReading()
-        self.together[socket] = socket.transport.fileno()
-        self.selector.register(self.together[socket], selectors.EVENT_READ, socket)
+        socket.number = socket.transport.fileno()
+        self.together[socket.number] = socket
+        self.poll.register(socket.number, select.EPOLLIN)
         if not self.looking:
             self.looking = True
             twisted_loop.call_later(PATIENCE_S, self._look)
 
     def remove(self, socket: "WebSocket") -> None:
         self.sockets.discard(socket)
-        if socket in self.together:
-            self.selector.unregister(self.together.pop(socket))
+        if socket.number >= 0:
+            with contextlib.suppress(OSError):  # it may be closed by now
+                self.poll.unregister(socket.number)
+            del self.together[socket.number]
+            socket.number = -1
             socket.transport.resumeProducing()
 
     def _look(self) -> None:
-        for key, _ in self.selector.select(0):
-            socket = key.data
+        for number, _ in self.poll.poll(0):
+            socket = self.together.get(number)
+            if socket is None:
+                continue
             try:
-                gone = socket.transport.doRead()
+                data = os.read(number, READ_BYTES)
+            except BlockingIOError:
+                continue
+            except OSError:
+                data = b""
+            try:
+                if data:
+                    socket.dataReceived(data)
             except Exception:
                 logger.exception("A socket failed, and is dropped")
                 socket.dropConnection(abort=True)
-            else:
-                if gone or socket.is_midway:  # the reactor reads its end, or the rest of a message
-                    self.remove(socket)
+            if not data:  # the reactor reads its end
+                self.remove(socket)
         self.looking = bool(self.together)
         if self.looking:
             twisted_loop.call_later(PATIENCE_S, self._look)
@@ -147,6 +160,7 @@ class WebSocket(WebSocketProtocol):
     frame_data: list[bytes]
     message_data: list[bytes]
     paused = False
+    number = -1  # its descriptor, while it is read together with other patient ones
     heard = asked = 0.0  # when something came, and when a ping was sent, on the loop's clock
     take: Callable[[str], bool] | None = None  # what is offered each text first, while the application is patient
     __hash__ = object.__hash__  # daphne's are the same, but slow
@@ -162,15 +176,18 @@ class WebSocket(WebSocketProtocol):
         self.server.open.add(self)
 
     def dataReceived(self, data: bytes) -> None:
-        if hasattr(self, "handshake_deferred"):  # not accepted yet; RFC 6455, 4.1: the client must wait for that
-            self.dropConnection(abort=True)
-            return
         if self.state == self.STATE_OPEN:
             self.note_heard()
             if not self.is_midway:
                 data = self._take_texts(data)
-        if data:
-            super().dataReceived(data)
+                if not data:
+                    return
+        elif hasattr(self, "handshake_deferred"):  # not accepted yet; RFC 6455, 4.1: the client must wait for that
+            self.dropConnection(abort=True)
+            return
+        super().dataReceived(data)
+        if self.number >= 0 and self.is_midway:  # the reactor reads the rest
+            self.server.patient.remove(self)
 
     def _take_texts(self, data: bytes) -> bytes:
         """Takes the whole texts that the data begins with, and leaves the rest to autobahn, which takes ten times as
@@ -191,7 +208,6 @@ class WebSocket(WebSocketProtocol):
                 text = (masked ^ mask & (1 << 8 * size) - 1).to_bytes(size, "little").decode()
             except UnicodeDecodeError:
                 break
-            self.last_ping = time.time()
             inbox = self.application_queue
             if self.take is None or not inbox.empty() or not self.take(text):
                 inbox.put_nowait({"type": "websocket.receive", "text": text})
@@ -255,9 +271,9 @@ class WebSocket(WebSocketProtocol):
         if self.state == self.STATE_CONNECTING:
             super().handle_reply(message)
         elif self.state == self.STATE_OPEN:  # else nobody hears it any more, which is not the application's fault
-            if message.get("type") == "websocket.send" and message.get("text") and not message.get("bytes"):
-                self._send_text(message["text"])
-            elif message.get("type") == PATIENCE:
+            if message.get("type") == "websocket.send" and self._is_text(message) and self.say(message["text"]):
+                return
+            if message.get("type") == PATIENCE:
                 self.take = message["take"]
                 (self.server.patient.remove if self.take is None else self.server.patient.add)(self)
             elif message.get("type") == "websocket.close":
@@ -266,8 +282,16 @@ class WebSocket(WebSocketProtocol):
                 super().handle_reply(message)
                 self._bound_outbox()
 
-    def _send_text(self, text: str) -> None:
-        """Sends a text at once if nothing is waiting before it, and not by way of the reactor's next round."""
+    @staticmethod
+    def _is_text(message: Message) -> bool:
+        return bool(message.get("text")) and not message.get("bytes")
+
+    def say(self, text: str) -> bool:
+        """Sends a text at once, and not by way of the reactor's next round, when nothing is waiting before it. Whether
+        it was sent: a socket that is not open, or has much unsent, takes none."""
+        transport = self.transport
+        if self.state != self.STATE_OPEN or transport.dataBuffer or transport._tempDataBuffer:
+            return False
         payload = text.encode()
         size = len(payload)
         if size < 126:
@@ -276,13 +300,14 @@ class WebSocket(WebSocketProtocol):
             frame = b"\x81\x7e" + size.to_bytes(2, "big") + payload
         else:
             frame = b"\x81\x7f" + size.to_bytes(8, "big") + payload
-        transport = self.transport
-        if not transport.dataBuffer and not transport._tempDataBuffer:
-            with contextlib.suppress(OSError):  # it is full, or gone, which the reactor finds out
-                frame = frame[transport.socket.send(frame) :]
-        if frame:
-            transport.write(frame)
+        try:
+            sent = transport.socket.send(frame)
+        except OSError:  # it is full, or gone, which the reactor finds out
+            sent = 0
+        if sent < len(frame):
+            transport.write(frame[sent:])
             self._bound_outbox()
+        return True
 
     def outbox(self) -> int:
         """Bytes held for a peer that has not read them; 64 for each piece's own object."""
@@ -516,7 +541,7 @@ class Server(DaphneServer):
         inbox = asyncio.Queue[Message]()
         scope["asgi"] = {"version": "3.0"}
         if isinstance(protocol, WebSocket):
-            inbox, scope["extensions"] = Inbox(protocol), {PATIENCE: {}}
+            inbox, scope["extensions"] = Inbox(protocol), {SAY: {"text": protocol.say}, PATIENCE: {}}
         task = twisted_loop.create_task(self._run_application(protocol, scope, inbox))
         self.connections[protocol]["application_instance"] = task
         task.add_done_callback(lambda _: self._forget(protocol))
@@ -547,9 +572,10 @@ class Server(DaphneServer):
         entry = self.connections.get(protocol)
         if entry is None or "disconnected" in entry:
             return
-        self.patient.remove(protocol)
-        protocol.take = None
-        self.open.discard(protocol)
+        if isinstance(protocol, WebSocket):
+            self.patient.remove(protocol)
+            protocol.take = None
+            self.open.discard(protocol)
         super().protocol_disconnected(protocol)
         task = entry.get("application_instance")
         if task is not None and not task.done():

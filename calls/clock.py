@@ -7,7 +7,6 @@ what then happens is decided under the call's lock, by the same rules as everyth
 import asyncio
 import logging
 import time
-from itertools import cycle
 
 from django.utils import timezone
 
@@ -17,7 +16,8 @@ from calls.switchboard import Perform
 log = logging.getLogger(__name__)
 
 BATCH = 200  # due calls taken in one tick
-ERRAND_S = 1.0  # at least, from one errand to the next; sockets of a deactivated account close within 5 s
+ERRAND_S = 3.0  # between two errands of a kind: sockets of a deactivated account close within 5 s
+FORGET_S = 60.0  # for what is kept for minutes anyway
 BLIND_S = 5.0  # a gap between ticks after which silence is counted anew: nobody could be heard meanwhile
 
 
@@ -31,14 +31,17 @@ last = Last()
 
 
 class Clock:
-    """One clock's memory: since when it has watched without a gap, and which of its errands is the next."""
+    """One clock's memory: since when it has watched without a gap, and what errands it has."""
 
     def __init__(self) -> None:
         self.watching_since = self.looked = self.at = timezone.now()
         self.ticked = time.monotonic()
-        self.ran = 0.0
-        # One in a tick: all at once would hold up the sockets of a busy process for longer than a call takes.
-        self.errands = cycle((switchboard.sign_out_deactivated, self._forget_spent, self._tell_expired))
+        self.every = {
+            switchboard.sign_out_deactivated: ERRAND_S,
+            self._tell_expired: ERRAND_S,
+            self._forget_spent: FORGET_S,
+        }
+        self.turns = dict.fromkeys(self.every, 0.0)  # by time.monotonic()
 
     def tick(self) -> None:
         """Everything that is due now."""
@@ -51,13 +54,18 @@ class Clock:
         _act(due)
         _act(silent)
         refusals.write()
-        if time.monotonic() - self.ran >= ERRAND_S:
-            self.ran = time.monotonic()
-            next(self.errands)()
+        self._run_errand()
         metrics.CLOCK_LAG_S.set(max(0.0, time.monotonic() - self.ticked - conf.get("CLOCK_S")))
         metrics.TICKED.set_to_current_time()
         self.ticked, self.at = time.monotonic(), timezone.now()
         last.tick = self.ticked
+
+    def _run_errand(self) -> None:
+        """One in a tick: all at once would hold up the sockets of a busy process for longer than a call takes."""
+        errand, now = min(self.turns, key=self.turns.__getitem__), time.monotonic()
+        if self.turns[errand] <= now:
+            self.turns[errand] = now + self.every[errand]
+            errand()
 
     @staticmethod
     def _forget_spent() -> None:

@@ -37,7 +37,8 @@ MAX_UNSENT = 256  # frames waiting for a slow reader; one more drops the socket
 MAX_DEBT = 1000  # frames refused as over the rate and not waited for; then the socket is closed as flooding
 REFLECT_S = 300.0  # for the next hello, when one was refused: a person may have to say whether to take over
 UNAVAILABLE_MS = 1000
-PATIENCE = "callplatform.patience"  # what our own server offers: to read sockets that only ping all together
+SAY = "callplatform.say"  # what our own server offers: to send a text without a coroutine
+PATIENCE = "callplatform.patience"  # and to read sockets that only ping all together
 
 
 class SignalingConsumer(AsyncConsumer):
@@ -57,7 +58,9 @@ class SignalingConsumer(AsyncConsumer):
         self.unsent: deque[dict[str, Any]] = deque()
         self.sender: asyncio.Task[None] | None = None
         self.closing = self.patient = False
-        self.can_be_patient = PATIENCE in scope.get("extensions", {})
+        offered = scope.get("extensions", {})
+        self.say: Callable[[str], bool] | None = offered.get(SAY, {}).get("text")
+        self.can_be_patient = PATIENCE in offered
         self.busy = False  # with a command, before which nothing that comes later is answered
         self.obeying = False
         self.told: tuple[machine.Call, str] | None = None  # a change that this device asked for, and its view
@@ -479,7 +482,7 @@ class SignalingConsumer(AsyncConsumer):
     # Out, in order, never more than a bounded number of frames waiting.
 
     def _send(self, text: str) -> None:
-        if not self.closing:
+        if not self.closing and (self.unsent or self.say is None or not self.say(text)):
             self._post({"type": "websocket.send", "text": text})
 
     def _post(self, message: dict[str, Any]) -> None:

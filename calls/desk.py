@@ -15,8 +15,9 @@ import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple, overload
+from typing import Any, overload
 
+import msgspec
 from django.db import connection
 from psycopg_pool import PoolTimeout
 
@@ -39,7 +40,7 @@ class NotHeld(Exception):
     """The device is not this socket's any more."""
 
 
-class Asked(NamedTuple):
+class Asked(msgspec.Struct, frozen=True):
     """One order or ping, who is told its outcome or what was raised, and the device and socket it was heard from, if
     that is news."""
 
@@ -201,7 +202,7 @@ async def _opened(link: prepared.Link) -> prepared.Link:
 
 def _settle_alone(asked: Asked) -> Any:
     if isinstance(asked.what, CatchUp):
-        return switchboard.calls_of(*asked.what)
+        return switchboard.calls_of(asked.what.key, asked.what.asked)
     return switchboard.settle([asked.what])[0]
 
 

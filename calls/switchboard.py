@@ -378,7 +378,7 @@ def forget_spent(now: dt.datetime) -> None:
     models.SpentInvite.objects.filter(at__lt=now - REMEMBER).delete()
 
 
-class CatchUp(NamedTuple):
+class CatchUp(msgspec.Struct, frozen=True):
     """A page asks for its user's live calls, and for those that it holds."""
 
     key: str

@@ -5,6 +5,7 @@ arguments of `serve`, and `on_start` and `on_stop` one of the HOOKS.
 """
 
 import asyncio
+import itertools
 import json
 import sys
 from collections.abc import Awaitable, Callable
@@ -58,6 +59,7 @@ async def websocket(scope: Message, receive: Receive, send: Send) -> None:
     """Echoes, and obeys the commands below. The query string names the socket in what is said."""
     name = scope["query_string"].decode()
     count = 0
+    tell: Callable[[str], bool] = scope["extensions"]["callplatform.say"]["text"]
 
     def take(text: str) -> bool:
         if text != "overheard":
@@ -92,6 +94,14 @@ async def websocket(scope: Message, receive: Receive, send: Send) -> None:
                     for _ in range(int(rest)):
                         await send({"type": "websocket.send", "text": "x" * 65536})
                     say(name, "poured")
+                case "tell":
+                    texts = (str(number).zfill(1000) for number in itertools.count())
+                    waits = next(text for text in texts if not tell(text))
+                    say(name, "is not taken at its word")
+                    for text in (waits, *itertools.islice(texts, 100), "end"):
+                        if not tell(text):
+                            await send({"type": "websocket.send", "text": text})
+                        await asyncio.sleep(0.002)
                 case "hold":
                     say(name, "holds")
                     await released.wait()
@@ -109,6 +119,7 @@ async def websocket(scope: Message, receive: Receive, send: Send) -> None:
                 case _:
                     await send(message | {"type": "websocket.send"})
         say(name, "disconnect", message["code"])
+        say(name, "is heard" if tell("too late") else "is not heard")
         if scope["path"] == "/deaf":
             await asyncio.sleep(3600)
     finally:

@@ -251,8 +251,21 @@ async def test_a_reader_that_keeps_up_may_be_sent_more_than_that_in_one_go(serve
     assert await asyncio.to_thread(read) >= 2 * MIB
 
 
-@on_linux
-@pytest.mark.parametrize("path", WAYS)
+async def test_what_an_application_says_without_waiting_stays_in_order_behind_what_waits(
+    server: Server, name: str
+) -> None:
+    async with server.connect(f"?{name}") as peer:
+        peer.transport.pause_reading()
+        await peer.send("tell")
+        await server.hears(f"{name} is not taken at its word")
+        peer.transport.resume_reading()
+        said = []
+        while not said or said[-1] != "end":
+            said.append(await asyncio.wait_for(peer.recv(), 10))
+    assert said[:-1] == [str(number).zfill(1000) for number in range(len(said) - 1)]
+    await server.hears(f"{name} is not heard")
+
+
 async def test_a_sender_that_floods_a_busy_application_has_to_wait_and_loses_nothing(
     server: Server, name: str, path: str
 ) -> None:
