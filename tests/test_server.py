@@ -266,6 +266,8 @@ async def test_what_an_application_says_without_waiting_stays_in_order_behind_wh
     await server.hears(f"{name} is not heard")
 
 
+@on_linux
+@pytest.mark.parametrize("path", WAYS)
 async def test_a_sender_that_floods_a_busy_application_has_to_wait_and_loses_nothing(
     server: Server, name: str, path: str
 ) -> None:
