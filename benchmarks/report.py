@@ -201,17 +201,21 @@ def _idle(found: Results) -> str:
     ]
     empty = found.of("idle")[0]["empty_mib"]
     return (
-        f"### Idle devices\n\nThe server process alone takes {empty} MiB. Pings of {found.of('pings')[0]['devices']:,} "
-        f"devices, one in 20 s each: {_pings(found)}.\n\n"
-        + table(("devices", "KiB each (PSS)", "KiB each (USS)", "CPU ms to connect"), rows)
+        f"### Idle devices\n\nThe server process alone takes {empty} MiB. Devices that ping once in 20 s each "
+        f"cost {_pings(found)}.\n\n" + table(("devices", "KiB each (PSS)", "KiB each (USS)", "CPU ms to connect"), rows)
     )
 
 
 def _pings(found: Results) -> str:
-    row = found.of("pings")[-1]
-    cores = row["cores"]
-    parts = ", ".join(f"{part} {100 * cores[part]:.1f} %" for part in PARTS)
-    return f"{100 * sum(cores.values()):.1f} % of a core for {row['devices']:,} ({parts})"
+    """What devices add to a server that has none, whose clock ticks all the same."""
+    alone, row = found.of("pings")
+    parts = {part: 100 * row["cores"][part] for part in PARTS}
+    without = 100 * sum(alone["cores"].values())
+    return (
+        f"{sum(parts.values()) - without:.1f} % of a core for {row['devices']:,}: {sum(parts.values()):.1f} % in all ("
+        + ", ".join(f"{part} {used:.1f} %" for part, used in parts.items())
+        + f"), of which {without:.1f} % without any"
+    )
 
 
 def _against(found: Results) -> str:

@@ -36,13 +36,13 @@ class Plan(NamedTuple):
     devices: tuple[int, ...]  # of the callee
     sweep: int  # calls at a time while devices vary
     idle: tuple[int, ...]
-    ping_s: float  # how long idle devices are watched
+    ping_s: float  # how long idle devices are watched: a minute, in which every sign-in is looked at once
     stored: int
     live: int
     held_back: int  # calls at a time for processes that are held back: what waits keeps them busy
 
 
-FULL = Plan(5, 2.5, (1, 8, 32, 128), (1, 3, 10, 30), 8, (1000, 5000), PING_S, 1_000_000, 5000, 6 * BUSY)
+FULL = Plan(5, 2.5, (1, 8, 32, 128), (1, 3, 10, 30), 8, (1000, 5000), 3 * PING_S, 1_000_000, 5000, 6 * BUSY)
 QUICK = Plan(1, 1.5, (1, 32), (1, 10), 8, (500,), 5, 50_000, 500, 2 * BUSY)
 
 
@@ -220,7 +220,7 @@ async def _against_stored(bench: Bench, stores: Stores, parts: dict[str, list[in
 
 
 async def _idle(bench: Bench, stores: Stores) -> None:
-    """Memory for each device that only waits, and the CPU of their pings."""
+    """Memory for each device that only waits, and the CPU of their pings beside that of a server without devices."""
     with bench.server(stores) as server:
         parts = {"server": [server.pid], **stores.parts}
         devices = [Device(f"i{number // 3}", f"device {number % 3}") for number in range(max(bench.plan.idle))]
@@ -229,6 +229,7 @@ async def _idle(bench: Bench, stores: Stores) -> None:
         await asyncio.sleep(1)
         empty = meter.memory([server.pid])
         there = 0
+        await _watch(bench, parts, [])
         for number in bench.plan.idle:
             with meter.Window(parts) as window:
                 await wire.connect(devices[there:number], [server.port], bench.cookies)
@@ -244,12 +245,17 @@ async def _idle(bench: Bench, stores: Stores) -> None:
             there = number
         if bench.plan.ping_s >= PING_S:
             await _ping(devices, PING_S)
-        with meter.Window(parts) as window:
-            await _ping(devices, bench.plan.ping_s)
-        cores = {name: round(used / window.seconds, 4) for name, used in window.cpu.items()}
-        bench.add("pings", {"cores": cores, "every_s": PING_S}, devices=there)
+        await _watch(bench, parts, devices)
         for device in devices:
             device.close()
+
+
+async def _watch(bench: Bench, parts: dict[str, list[int]], devices: list[Device]) -> None:
+    """The CPU of a server with these devices, which only ping."""
+    with meter.Window(parts) as window:
+        await _ping(devices, bench.plan.ping_s)
+    cores = {name: round(used / window.seconds, 4) for name, used in window.cpu.items()}
+    bench.add("pings", {"cores": cores, "every_s": PING_S}, devices=len(devices))
 
 
 async def _ping(devices: list[Device], seconds: float) -> None:

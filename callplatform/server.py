@@ -69,19 +69,18 @@ class Inbox(asyncio.Queue[Message]):
     def __init__(self, owner: "WebSocket") -> None:
         super().__init__()
         self.owner = owner
-        self.weight = 0
 
     def _put(self, message: Message) -> None:
         super()._put(message)
-        self.weight += self._weigh(message)
-        if self.weight >= INBOX_WEIGHT:
+        self.owner.unread += self._weigh(message)
+        if self.owner.unread >= INBOX_WEIGHT:
             self.owner.pause()
 
     def _get(self) -> Message:
         message = super()._get()
-        before = self.weight
-        self.weight -= self._weigh(message)
-        if before >= INBOX_WEIGHT // 2 > self.weight:
+        before = self.owner.unread
+        self.owner.unread -= self._weigh(message)
+        if before >= INBOX_WEIGHT // 2 > self.owner.unread:
             self.owner.resume()
         return message
 
@@ -163,13 +162,16 @@ class WebSocket(WebSocketProtocol):
         "asked",
         "current_frame",
         "data",
+        "frame_data",
         "heard",
         "inside_message",
+        "message_data",
         "number",
         "paused",
         "state",
         "take",
         "transport",
+        "unread",
     )
     CONFIG_ATTRS: ClassVar[list[str]] = []  # else each socket has a copy of all options, and says so to a log
     frame_data: list[bytes]
@@ -178,12 +180,14 @@ class WebSocket(WebSocketProtocol):
     number: int  # its descriptor, while it is read together with other patient ones
     heard: float  # when something came, and when a ping was sent, on the loop's clock
     asked: float
+    unread: int  # the weight of its inbox
     take: Callable[[str], bool] | None  # what is offered each text first, while the application is patient
     __hash__ = object.__hash__  # daphne's are the same, but slow
     __eq__ = object.__eq__
 
     def connectionMade(self) -> None:
         self.paused, self.number, self.heard, self.asked, self.take = False, -1, 0.0, 0.0, None
+        self.unread = 0
         super().connectionMade()
         self.transport.bufferSize = READ_BYTES
 
@@ -225,9 +229,8 @@ class WebSocket(WebSocketProtocol):
                 text = (masked ^ mask & (1 << 8 * size) - 1).to_bytes(size, "little").decode()
             except UnicodeDecodeError:
                 break
-            inbox = self.application_queue
-            if self.take is None or not inbox.empty() or not self.take(text):
-                inbox.put_nowait({"type": "websocket.receive", "text": text})
+            if self.take is None or self.unread or not self.take(text):
+                self.application_queue.put_nowait({"type": "websocket.receive", "text": text})
             at = end
         return data[at:]
 

@@ -259,7 +259,7 @@ async def test_what_an_application_says_without_waiting_stays_in_order_behind_wh
         await peer.send("tell")
         await server.hears(f"{name} is not taken at its word")
         peer.transport.resume_reading()
-        said = []
+        said: list[Any] = []
         while not said or said[-1] != "end":
             said.append(await asyncio.wait_for(peer.recv(), 10))
     assert said[:-1] == [str(number).zfill(1000) for number in range(len(said) - 1)]
