@@ -243,8 +243,7 @@ async def _idle(bench: Bench, stores: Stores) -> None:
             }
             bench.add("idle", row, devices=number)
             there = number
-        if bench.plan.ping_s >= PING_S:
-            await _ping(devices, PING_S)
+        await _ping(devices, bench.plan.ping_s)  # until PostgreSQL has swept up after those who connected
         await _watch(bench, parts, devices)
         for device in devices:
             device.close()

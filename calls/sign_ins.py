@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from django.conf import settings
 from django.contrib.auth import HASH_SESSION_KEY, SESSION_KEY, get_user_model
+from django.contrib.auth.base_user import AbstractBaseUser
 from django.utils import timezone
 
 from calls import pool, switchboard
@@ -40,8 +41,7 @@ class SignIn(NamedTuple):
 def ended(sign_ins: Iterable[SignIn]) -> list[SignIn]:
     """Those whose session is gone, or no longer fits the account."""
     claims = list(sign_ins)
-    users = get_user_model()._default_manager.in_bulk({claim.key for claim in claims})
-    proofs = {str(pk): _proofs(user) for pk, user in users.items()}
+    proofs = _proofs({claim.key for claim in claims})
     sessions = _sessions({claim.session_key for claim in claims})
 
     def holds(claim: SignIn) -> bool:
@@ -51,9 +51,22 @@ def ended(sign_ins: Iterable[SignIn]) -> list[SignIn]:
     return [claim for claim in claims if not holds(claim)]
 
 
-def _proofs(user: Any) -> set[str]:
-    """What a session of this user has to hold one of."""
-    return {user.get_session_auth_hash(), *user.get_session_auth_fallback_hash()} if user.is_active else set()
+def _proofs(keys: set[str]) -> dict[str, frozenset[str]]:
+    """What a session of each of these users has to hold one of; those who are deactivated are not in it."""
+    model: Any = get_user_model()
+    users = model._default_manager.filter(pk__in=keys, is_active=True)
+    if model.get_session_auth_hash is AbstractBaseUser.get_session_auth_hash:  # so the password alone makes the proof
+        return {str(pk): _proofs_by(model, password) for pk, password in users.values_list("pk", "password")}
+    return {str(user.pk): _proofs_of(user) for user in users}
+
+
+@lru_cache(maxsize=10_000)
+def _proofs_by(model: Any, password: str) -> frozenset[str]:
+    return _proofs_of(model(password=password))
+
+
+def _proofs_of(user: Any) -> frozenset[str]:
+    return frozenset((user.get_session_auth_hash(), *user.get_session_auth_fallback_hash()))
 
 
 def look(sign_ins: Iterable[SignIn]) -> None:

@@ -42,6 +42,16 @@ async def test_a_sign_in_that_has_ended_closes_its_socket(page, people, how):
     assert (await laptop.ping())["t"] == "pong"
 
 
+async def test_a_user_model_may_make_its_proof_of_more_than_the_password(page, people, monkeypatch):
+    monkeypatch.setattr(type(people["bob"]), "get_session_auth_hash", lambda user: f"{user.password} {user.email}")
+    phone, laptop = await page("bob", "Phone"), await page("alice", "Laptop")
+    people["bob"].email = "bob@example.com"
+    await people["bob"].asave()
+    await sync_to_async(sign_ins.look)([claim(phone, people), claim(laptop, people)])
+    assert await phone.closed() == 4401
+    assert (await laptop.ping())["t"] == "pong"
+
+
 async def test_who_has_signed_in_again_on_the_device_stays(page, people):
     phone = await page("bob", "Phone")
     before = SignIn(str(people["bob"].pk), "a session that is gone", uuid.UUID(phone.device))
