@@ -10,11 +10,13 @@ clocks, networks, disks and neighbours.
 
 from __future__ import annotations
 
+import math
 import random
 from typing import NamedTuple
 
 from calls.desk import BREATH_S, GATHER_S, MAX_BATCH, PAUSE_S, SHARE_S
 
+RETURN_S = 60
 ORDERS = 3  # of a call: invite, answer, hangup
 SIGNALS = 22  # of a call: two descriptions and ten candidates each way
 
@@ -23,18 +25,22 @@ class Costs(NamedTuple):
     """CPU milliseconds, from docs/performance.md: what a batch costs, and each order in it, follow from the cost of a
     call alone and of 32 at once."""
 
-    batch_server: float = 1.5
-    batch_database: float = 0.8
-    order_server: float = 0.45
-    order_database: float = 0.2
+    batch_server: float = 0.4
+    batch_database: float = 0.4
+    order_server: float = 0.26
+    order_database: float = 0.12
     look_server: float = 1.0  # one look for pings
     look_database: float = 0.4
-    ping_server: float = 0.45
-    ping_database: float = 0.06
-    signal_server: float = 0.08
+    ping_server: float = 0.055  # with its part of what looks after idle devices
+    ping_database: float = 0.015
+    hello_server: float = 3.8  # a device that connects
+    signal_server: float = 0.03
     post_server: float = 0.03  # something that another process said
     post_redis: float = 0.01  # and for each process that hears it
-    device_kib: float = 36
+    idle_server: float = 5.0  # in a second, of a process without devices
+    idle_database: float = 2.0
+    idle_redis: float = 1.5
+    device_kib: float = 35
 
 
 MEASURED = Costs()
@@ -67,16 +73,16 @@ def simulate(site: Site, costs: Costs = MEASURED, seconds: float = 20, seed: int
     busy, batches, waits = _desk(chance, orders_per_s, seconds, costs)
     looks = _looks(pings_per_s, costs)
     heard = (ORDERS + SIGNALS) * site.calls_per_s * (site.processes - 1) / site.processes
-    server = busy / seconds + (looks * costs.look_server + pings_per_s * costs.ping_server) / 1000
+    server = busy / seconds + (costs.idle_server + looks * costs.look_server + pings_per_s * costs.ping_server) / 1000
     server += (SIGNALS * site.calls_per_s / site.processes * costs.signal_server + heard * costs.post_server) / 1000
     database = batches / seconds * costs.batch_database + orders_per_s * costs.order_database
-    database += looks * costs.look_database + pings_per_s * costs.ping_database
+    database += costs.idle_database + looks * costs.look_database + pings_per_s * costs.ping_database
     posts = (ORDERS + SIGNALS) * site.calls_per_s if site.processes > 1 else 0
     ordered = sorted(waits) or [0.0]
     return Load(
         server_cores=server,
         database_cores=database * site.processes / 1000,
-        redis_cores=posts * site.processes * costs.post_redis / 1000,
+        redis_cores=site.processes * (costs.idle_redis + posts * costs.post_redis) / 1000,
         p50_ms=1000 * ordered[len(ordered) // 2],
         p99_ms=1000 * ordered[int(len(ordered) * 0.99)],
         memory_gib=(site.devices * costs.device_kib / 1024 + 90 * site.processes) / 1024,
@@ -116,8 +122,9 @@ def _looks(pings_per_s: float, costs: Costs) -> float:
 
 
 def processes_for(devices: int, calls_per_s: float, ping_s: float, most: float = 0.6) -> Site:
-    """The fewest processes that none keeps busier than this share of a core."""
-    processes = 1
+    """The fewest processes of which none is busier than this share of a core, and each, when it was restarted, has its
+    devices back within `RETURN_S`."""
+    processes = math.ceil(devices * MEASURED.hello_server / 1000 / RETURN_S)
     while simulate(site := Site(devices, calls_per_s, ping_s, processes), seconds=5).server_cores > most:
         processes = max(processes + 1, round(processes * 1.1))
         if processes > 5000:

@@ -308,7 +308,7 @@ class WebSocket(WebSocketProtocol):
 
     def say(self, text: str) -> bool:
         """Sends a text at once, and not by way of the reactor's next round, when nothing is waiting before it. Whether
-        it was sent: a socket that is not open, or has much unsent, takes none."""
+        it was sent: a socket that is not open, or has anything unsent, takes none."""
         transport = self.transport
         if self.state != self.STATE_OPEN or transport.dataBuffer or transport._tempDataBuffer:
             return False
@@ -639,6 +639,8 @@ def serve(
     function}: from `many_patient` such sockets on, they are read ten times a second, until it says {…, "take": None}.
     Meanwhile `function(text)` is offered each text when nothing is unread before it; what it returns False for is
     received like everything else.
+    scope["extensions"]["callplatform.say"]["text"] is a function that sends a text at once. What it returns False for
+    has to be sent like everything else: the socket is not open, or something is unsent before it.
     """
     try:
         if fd is not None:
