@@ -56,6 +56,7 @@ def site(text: str) -> tuple[int, float]:
 
 def main() -> int:
     options = arguments().parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that what was started ends too
     match options.command:
         case "people":
             from benchmarks import people
