@@ -57,6 +57,7 @@ def client(request: HttpRequest) -> HttpResponse:
     boot = {
         "user": {"id": request.user.get_username(), "name": name_of(request.user)},
         "socket": "/ws/",
+        "devices": list(Device.objects.filter(user=request.user.pk, signed_out_at=None).values_list("name", flat=True)),
         "people": reverse("people"),
         "login": reverse("login"),
         "favourites": switchboard.favourites(switchboard.line_of(request.user.pk)),

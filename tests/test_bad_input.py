@@ -13,7 +13,7 @@ import pytest
 
 from calls import models
 from devices.models import Device
-from tests.malformed import CALL, NO_COMMAND, NO_ID, NUL, WRONG, frame
+from tests.malformed import BOTTOMLESS, CALL, NO_COMMAND, NO_ID, NUL, WRONG, frame
 from tests.pages import Closed
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -50,6 +50,8 @@ async def test_what_is_no_command_is_refused_once_each_and_the_socket_lives(page
     heard = refusals(await replies(alice, *NO_COMMAND, *NO_ID))
     assert {(re, code) for re, code, _ in heard} <= {(None, "bad_frame"), ("x", "bad_frame")}
     assert {argument for _, _, argument in heard} == {"frame", "id"}
+    ((_, code, argument),) = refusals(await replies(alice, BOTTOMLESS))
+    assert (code, argument in ("frame", "data")) == ("bad_frame", True)
     assert (await alice.ping())["t"] == "pong"
 
 

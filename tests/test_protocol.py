@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from calls import machine, protocol
 from calls.machine import Refused, Seat
-from tests.malformed import CALL, DEVICE, NO_COMMAND, NO_ID, NUL, WRONG, deep, frame
+from tests.malformed import BOTTOMLESS, CALL, DEVICE, NO_COMMAND, NO_ID, NUL, WRONG, deep, frame
 
 SEAT = Seat(key="1", device=uuid.uuid4(), name="Phone", page=uuid.uuid4())
 
@@ -84,6 +84,13 @@ def test_fields_that_nobody_knows_yet_are_ignored():
 def test_what_is_no_command_is_refused_as_a_whole(text):
     assert argument(text) in ("frame", "id")
     assert protocol.id_of(text) in (None, "x")
+
+
+def test_data_too_deep_to_be_read_is_refused():
+    with pytest.raises(Refused) as refused:
+        protocol.data_of(protocol.parse(BOTTOMLESS).data)
+    assert refused.value.code == "bad_frame"
+    assert refused.value.about["argument"] in ("frame", "data")
 
 
 @pytest.mark.parametrize(("text", "name"), WRONG, ids=lambda value: value[:60])

@@ -1,7 +1,11 @@
 """The client's page, the people in it, and signing out."""
 
+import json
+import re
+
 import pytest
-from django.test import Client
+from asgiref.sync import sync_to_async
+from django.test import AsyncClient, Client
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -35,6 +39,19 @@ def test_the_way_back_brings_no_page_of_an_earlier_time(alice):
     assert "no-store" in alice.get("/")["Cache-Control"]
 
 
+async def test_the_page_knows_how_its_users_other_devices_are_called(page, people):
+    phone, *_ = [await page("bob", "Phone"), await page("bob", "Desk"), await page("carol", "Laptop")]
+    client, boot = AsyncClient(), re.compile(r'<script id="boot" type="application/json">(.*?)</script>')
+    await client.aforce_login(people["bob"])
+
+    async def devices():
+        return json.loads(boot.search((await client.get("/")).content.decode())[1])["devices"]
+
+    assert sorted(await devices()) == ["Desk", "Phone"]
+    await sync_to_async(Client(headers={"cookie": phone.signed_in}).post)("/accounts/logout/")
+    assert await devices() == ["Desk"]
+
+
 def test_people_are_all_others_who_are_active(alice, people):
     people["dave"].is_active = False
     people["dave"].save()
@@ -44,8 +61,6 @@ def test_people_are_all_others_who_are_active(alice, people):
 
 
 async def test_whoever_is_online_comes_first(page, people):
-    from asgiref.sync import sync_to_async
-
     await page("carol", "Phone")
     client = Client()
     await sync_to_async(client.force_login)(people["alice"])
@@ -68,8 +83,6 @@ def test_a_page_number_that_is_none_is_the_first_page(alice):
 
 
 async def test_signing_out_closes_the_page_and_leaves_the_call(page, people):
-    from asgiref.sync import sync_to_async
-
     alice, phone = await page("alice"), await page("bob", "Phone")
     call = (await alice.invite("bob"))["call"]["id"]
     await phone.sees(call)

@@ -79,6 +79,20 @@ def test_with_multi_device_off_only_the_most_recent_sign_in_rings(alice, sign_in
     assert older.page.locator(".notice").count() == 0
 
 
+def test_two_browsers_of_one_kind_have_names_of_their_own(alice, sign_in):
+    first = sign_in("bob")
+    second = sign_in("bob")
+    assert re.fullmatch(r"Chrom\w+ on Linux \d+", second.device)
+    assert second.device != first.device
+    alice.calls("bob", "audio")
+    first.rings()
+    second.rings().answers()
+    expect(first.notices).to_contain_text(f"Answered on {second.device}")
+    answered_on = second.device
+    second.page.reload()
+    assert second.is_online().device == answered_on
+
+
 def test_a_reload_is_no_new_sign_in(alice, sign_in, line):
     line("bob", "--multi-device", "off")
     older, newer = sign_in("bob"), sign_in("bob")
@@ -91,7 +105,7 @@ def test_a_reload_is_no_new_sign_in(alice, sign_in, line):
 
 def test_open_another_device_makes_a_tab_that_is_a_device_with_a_name_of_its_own(alice, bob):
     first = bob.device
-    assert re.fullmatch(r"Chrom\w+ on Linux", first)
+    assert re.fullmatch(r"Chrom\w+ on Linux( \d+)?", first)
     bob.page.get_by_role("button", name="Open another device").click()
     field = bob.page.get_by_label("Name of the device")
     expect(field).to_have_value("Phone")

@@ -74,6 +74,19 @@ test("it proposes names that are not taken", () => {
   assert.deepEqual(proposed, ["Phone", "Laptop", "Tablet", "Phone 2", "Laptop 2"]);
 });
 
+test("a new device is named unlike the user's others, wherever they are; a known one keeps its name", () => {
+  const kept = storage();
+  const here = (search, ...taken) => new Identity("bob", search, { storage: kept, locks: lockManager(), taken, guess: "Firefox on Linux" });
+  assert.equal(here("", "Firefox on Linux").name, "Firefox on Linux 2");
+  assert.equal(here("", "Firefox on Linux", "Firefox on Linux 2").name, "Firefox on Linux 3");
+  assert.equal(here("?device=phone", "Phone").name, "Phone 2");
+  assert.equal(here("", "Phone").proposal(), "Laptop");
+  const long = "x".repeat(64);
+  assert.equal(here(`?device=${long}`, `X${long.slice(1)}`).name.length, 62);
+  here("").keep({ id: "d1", name: "Firefox on Linux" });
+  assert.equal(here("", "Firefox on Linux").name, "Firefox on Linux");
+});
+
 test("a slot that was typed into the address is named after itself", () => {
   assert.equal(identity(storage(), "?device=living-room").name, "Living room");
 });

@@ -12,15 +12,22 @@ export class Identity {
   #locks;
   #user;
   #slot;
+  #taken;
   #kept;
 
-  constructor(user, search, { storage = globalThis.localStorage, locks = globalThis.navigator?.locks, guess } = {}) {
+  // `taken`: the names of the user's devices everywhere.
+  constructor(
+    user,
+    search,
+    { taken = [], storage = globalThis.localStorage, locks = globalThis.navigator?.locks, guess } = {},
+  ) {
     this.#storage = storage;
     this.#locks = locks;
     this.#user = user;
+    this.#taken = taken;
     this.#slot = new URLSearchParams(search).get("device") || MAIN;
     const name = this.#slot === MAIN ? (guess ?? guessName(globalThis.navigator)) : titled(this.#slot);
-    this.#kept = { id: null, name, ...this.#read(this.#slot) };
+    this.#kept = { id: null, name: unlike(name, new Set(taken)), ...this.#read(this.#slot) };
   }
 
   get id() {
@@ -47,9 +54,9 @@ export class Identity {
     return `?device=${encodeURIComponent(slot)}`;
   }
 
-  // A name that no device here has yet.
+  // A name that no device has yet.
   proposal() {
-    const used = new Set([this.name, ...this.#others().values()]);
+    const used = new Set([this.name, ...this.#taken, ...this.#others().values()]);
     const candidates = function* () {
       yield* NAMES;
       for (let n = 2; ; n += 1) yield* NAMES.map((name) => `${name} ${n}`);
@@ -142,6 +149,13 @@ export function guessName(navigator) {
   const browser = plain ? "Chromium" : (browsers.find(([, mark]) => mark.test(agent))?.[0] ?? gettext("Browser"));
   const system = systems.find(([, mark]) => mark.test(agent))?.[0];
   return system ? put(gettext("{browser} on {system}"), { browser, system }) : browser;
+}
+
+// "Answered on Chrome on Windows" says nothing to somebody who has two of them.
+function unlike(name, taken) {
+  let other = name;
+  for (let n = 2; taken.has(other); n += 1) other = `${name.slice(0, 60)} ${n}`;
+  return other;
 }
 
 function slug(name) {

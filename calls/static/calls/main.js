@@ -40,7 +40,7 @@ let offlineSince = now();
 let welcomed = false;
 let trouble = null; // why the connection was lost, when the server said so
 
-const identity = new Identity(me.id, location.search);
+const identity = new Identity(me.id, location.search, { taken: boot.devices });
 const outbox = new Outbox(`${me.id} ${location.search}`);
 const sounds = new Sounds(soundIsBlocked);
 const gear = new Gear({ onChange: gearChanged, onPlugged: () => sessions.mend() });
