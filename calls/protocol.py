@@ -36,7 +36,7 @@ MESSAGES: dict[str, str] = {
     "bad_frame": "This frame is not part of the protocol.",
     "not_found": "There is no such call or person for you.",
     "not_allowed": "This cannot be done to the call now.",
-    "limit_reached": "You have reached the limit of {limit} {direction} calls.",
+    "limit_reached": "You have reached your limit of {direction} calls: {limit}.",
     "answered_elsewhere": "Answered on {device}",
     "call_ended": "The call has ended.",
     "in_call": "This device is in another call.",

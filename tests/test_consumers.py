@@ -103,7 +103,7 @@ async def test_the_outgoing_limit_refuses_with_its_figures(page):
     refused = await second.invite("carol")
     assert refused["error"] == {
         "code": "limit_reached",
-        "message": "You have reached the limit of 1 outgoing calls.",
+        "message": "You have reached your limit of outgoing calls: 1.",
         "direction": "outgoing",
         "limit": 1,
         "active": 1,
