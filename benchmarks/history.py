@@ -99,6 +99,7 @@ def remove_live(url: str) -> None:
             db.execute(f"delete from {table} where call_id in (select id from over)")
         db.execute("delete from calls_call where id in (select id from over)")
         db.execute("delete from devices_device where id in (select device_id from unused)")
+    settle(url)
 
 
 def settle(url: str) -> None:

@@ -184,12 +184,16 @@ async def _devices(bench: Bench, server: Process, parts: dict[str, list[int]]) -
 
 
 async def _against_live(bench: Bench, stores: Stores, parts: dict[str, list[int]], pairs: list[load.Pair]) -> None:
-    """The same calls before and after others are there that go on."""
+    """The same calls while others go on, in turn with the same calls without."""
     history.settle(stores.database_url)
-    for there in (0, bench.plan.live):
-        if there:
-            await asyncio.to_thread(history.add_live, stores.database_url, there)
-        for number in range(max(1, bench.plan.rounds - 2)):
+    now = 0
+    for number in range(bench.plan.rounds):
+        for there in (0, bench.plan.live)[:: 1 if number % 2 == 0 else -1]:
+            if there > now:
+                await asyncio.to_thread(history.add_live, stores.database_url, there)
+            elif there < now:
+                await asyncio.to_thread(history.remove_live, stores.database_url)
+            now = there
             await _calm(parts)
             bench.add("live", await load.closed(pairs[:BUSY], bench.plan.seconds, parts), there=there, round=number)
     await asyncio.to_thread(history.remove_live, stores.database_url)  # the sockets are still there
