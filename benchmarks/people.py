@@ -22,11 +22,11 @@ def make(counts: dict[str, int], file: Path) -> None:
     from django.conf import settings
     from django.contrib.auth import BACKEND_SESSION_KEY, HASH_SESSION_KEY, SESSION_KEY
     from django.contrib.auth.models import User
-    from django.contrib.sessions.backends.db import SessionStore
     from django.contrib.sessions.models import Session
     from django.utils import timezone
 
     from devices.models import Line
+    from devices.sessions import SessionStore, stored_key
 
     names = [f"{letter}{number}" for letter, count in counts.items() for number in range(count)]
     User.objects.bulk_create([User(username=name, password="!") for name in names], ignore_conflicts=True)
@@ -43,7 +43,7 @@ def make(counts: dict[str, int], file: Path) -> None:
             BACKEND_SESSION_KEY: settings.AUTHENTICATION_BACKENDS[-1],
             HASH_SESSION_KEY: user.get_session_auth_hash(),
         }
-        sessions.append(Session(session_key=key, session_data=store.encode(signed_in), expire_date=expires))
+        sessions.append(Session(session_key=stored_key(key), session_data=store.encode(signed_in), expire_date=expires))
         cookies[user.username] = f"{settings.SESSION_COOKIE_NAME}={key}"
     Session.objects.bulk_create(sessions, batch_size=1000)
     with open(file, "w", opener=lambda path, flags: os.open(path, flags, 0o600)) as out:

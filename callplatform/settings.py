@@ -235,6 +235,7 @@ AUDITLOG_INCLUDE_TRACKING_MODELS = (
 IMPORT_EXPORT_SKIP_ADMIN_LOG = True  # the same, said once
 IMPORT_EXPORT_USE_TRANSACTIONS = True  # an import happens as a whole, or not at all
 
+SESSION_ENGINE = "devices.sessions"  # Django's, with the keys stored as hashes
 LOGIN_URL = "login"
 LOGIN_REDIRECT_URL = "/"
 LOGOUT_REDIRECT_URL = "login"

@@ -25,6 +25,7 @@ from calls import history as calls_of
 from calls import machine, models, push, switchboard
 from calls.machine import Refused
 from devices.models import Device
+from devices.sessions import stored_key
 
 Body = TypeVar("Body")
 View = Callable[..., HttpResponse]
@@ -321,6 +322,6 @@ def _rung(request: HttpRequest, call_id: uuid.UUID) -> tuple[machine.Call, machi
     leg = machine.leg_of(call, str(request.user.pk)) if call else None
     if call is None or leg is None or leg.dir != "in":
         return None
-    here = _mine(request).filter(session_key=request.session.session_key or "")
+    here = _mine(request).filter(session=stored_key(request.session.session_key))
     device = next((each for each in here if machine.visible(leg, each.pk)), None)
     return (call, leg, device) if device else None

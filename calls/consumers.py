@@ -48,7 +48,7 @@ class SignalingConsumer(AsyncConsumer):
         self.receive, self.shake_hands, self.transmit = receive, send, scope.get("send", send)
         self.user: AbstractBaseUser = scope["user"]
         self.key, self.username = str(self.user.pk), self.user.get_username()  # the user itself is read lazily
-        self.session_key: str = scope["session"].session_key or ""
+        self.session: str = scope["session"].stored_key
         self.address = address.of_scope(scope)
         self.socket_id = uuid.uuid4()
         self.device_id: uuid.UUID | None = None  # held from the moment it arrived, even if its hello then failed
@@ -225,7 +225,7 @@ class SignalingConsumer(AsyncConsumer):
     def _arrive(self, frame: protocol.Hello) -> tuple[presence.Arrival, Seat, Any, list[machine.Call]]:
         arrival = presence.arrive(
             self.user.pk,
-            self.session_key,
+            self.session,
             device_id=frame.device.id or self.device_id,
             name=frame.device.name.strip(),
             kind=frame.device.kind,
@@ -396,7 +396,7 @@ class SignalingConsumer(AsyncConsumer):
     @property
     def sign_in(self) -> SignIn | None:
         """Whose socket this is, once it has said hello."""
-        return SignIn(self.seat.key, self.session_key, self.seat.device) if self.seat else None
+        return SignIn(self.seat.key, self.session, self.seat.device) if self.seat else None
 
     def bye(self, why: str, retry_ms: int) -> None:
         """Says why and closes the socket, once."""

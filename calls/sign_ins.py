@@ -34,7 +34,7 @@ class SignIn(NamedTuple):
     """A socket's claim to be somebody."""
 
     key: str
-    session_key: str
+    session: str
     device: uuid.UUID
 
 
@@ -42,10 +42,10 @@ def ended(sign_ins: Iterable[SignIn]) -> list[SignIn]:
     """Those whose session is gone, or no longer fits the account."""
     claims = list(sign_ins)
     proofs = _proofs({claim.key for claim in claims})
-    sessions = _sessions({claim.session_key for claim in claims})
+    sessions = _sessions({claim.session for claim in claims})
 
     def holds(claim: SignIn) -> bool:
-        key, proof = sessions.get(claim.session_key, NOBODY)
+        key, proof = sessions.get(claim.session, NOBODY)
         return key == claim.key and proof in proofs.get(claim.key, ())
 
     return [claim for claim in claims if not holds(claim)]
@@ -71,9 +71,9 @@ def _proofs_of(user: Any) -> frozenset[str]:
 
 def look(sign_ins: Iterable[SignIn]) -> None:
     """Signs out the devices of those that have ended."""
-    gone = {(claim.device, claim.session_key) for claim in ended(sign_ins)}
+    gone = {(claim.device, claim.session) for claim in ended(sign_ins)}
     for device in Device.objects.filter(pk__in=[device for device, _ in gone], signed_out_at=None):
-        if (device.pk, device.session_key) in gone:  # else somebody has signed in there since
+        if (device.pk, device.session) in gone:  # else somebody has signed in there since
             switchboard.sign_out(device)
 
 
@@ -91,12 +91,10 @@ async def run() -> None:
                 log.exception("the sign-ins were not looked at")
 
 
-def _sessions(keys: set[str]) -> dict[str, Who]:
+def _sessions(stored: set[str]) -> dict[str, Who]:
     store = import_module(settings.SESSION_ENGINE).SessionStore
-    if hasattr(store, "get_model_class"):  # sessions in the database: all at once
-        sessions = store.get_model_class().objects.filter(session_key__in=keys, expire_date__gt=timezone.now())
-        return {key: _who(store, data) for key, data in sessions.values_list("session_key", "session_data")}
-    return {key: _said(store(key).load()) for key in keys}
+    sessions = store.get_model_class().objects.filter(session_key__in=stored, expire_date__gt=timezone.now())
+    return {key: _who(store, data) for key, data in sessions.values_list("session_key", "session_data")}
 
 
 @lru_cache(maxsize=10_000)

@@ -14,11 +14,9 @@ import time
 import uuid
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from importlib import import_module
 from typing import Any, NamedTuple
 
 import msgspec
-from django.conf import settings
 from django.contrib.auth import get_user_model
 from django.db import IntegrityError, transaction
 from django.db.models import Q
@@ -30,7 +28,7 @@ from calls.hot import Wanted
 from calls.hub import Said, hub
 from calls.machine import Refused, Seat
 from calls.models import Change
-from devices import policy, prepared
+from devices import policy, prepared, sessions
 from devices.models import Device, Line, LineGroup
 
 log = logging.getLogger(__name__)
@@ -529,9 +527,8 @@ def sign_out(device: Device, why: str = "signed_out") -> None:
         Line.lock([device.user_id])  # a call placed at this moment sees the device, and is found below, or does not
         signed_in = Device.objects.filter(pk=device.pk, signed_out_at=None)
         signed_in.update(signed_out_at=timezone.now(), online_until=timezone.now(), page=None, socket=None, push=None)
-        shared = Device.objects.filter(session_key=device.session_key, signed_out_at=None).exists()
-        if device.session_key and not shared:
-            import_module(settings.SESSION_ENGINE).SessionStore(device.session_key).delete()
+        if device.session and not Device.objects.filter(session=device.session, signed_out_at=None).exists():
+            sessions.end(device.session)
     tell_bye(device, why)
     gone = machine.SignedOut(str(device.user_id), device.pk, None)
     live = models.Leg.objects.filter(models.LIVE, user=device.user_id)

@@ -28,6 +28,7 @@ from calls import conf, history, push, switchboard
 from calls.models import name_of
 from calls.switchboard import sign_out
 from devices.models import Device, Line
+from devices.sessions import stored_key
 
 PEOPLE_A_PAGE = 100
 
@@ -186,8 +187,10 @@ def _remember_language(response: HttpResponse, language: str) -> None:
 @require_POST
 def leave(request: HttpRequest) -> HttpResponse:
     """Signs out of this browser: its devices with it, so that none goes on ringing."""
-    if request.user.is_authenticated and request.session.session_key:
-        mine = Device.objects.filter(user=request.user.pk, session_key=request.session.session_key, signed_out_at=None)
+    if request.user.is_authenticated:
+        mine = Device.objects.filter(
+            user=request.user.pk, session=stored_key(request.session.session_key), signed_out_at=None
+        )
         for device in mine:
             sign_out(device)
     logout(request)

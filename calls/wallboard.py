@@ -115,7 +115,7 @@ class Wallboard(AsyncConsumer):
         self.frames: asyncio.Queue[bytes] = asyncio.Queue(maxsize=16)
         await receive()  # websocket.connect
         await send({"type": "websocket.accept"})
-        self.claim = SignIn(str(scope["user"].pk), scope["session"].session_key or "", uuid.UUID(int=0))
+        self.claim = SignIn(str(scope["user"].pk), scope["session"].stored_key, uuid.UUID(int=0))
         refused = await pool.run(_refused, self.claim) if scope["user"].is_authenticated else SIGNED_OUT
         if refused:
             await send({"type": "websocket.close", "code": refused})

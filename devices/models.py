@@ -143,7 +143,8 @@ class Device(models.Model):
     name = models.CharField(max_length=64)
     kind = models.CharField(max_length=8, choices=Kind, default=Kind.WEB)
     address = models.GenericIPAddressField(null=True, editable=False)  # where its page last came from
-    session_key = models.CharField(max_length=40, blank=True, editable=False)
+    # The hash of the key of the session that it signed in with, never the key: see sessions.py.
+    session = models.CharField(max_length=40, blank=True, editable=False, db_column="session_key")
     logged_in_at = models.DateTimeField(editable=False)
     last_seen_at = models.DateTimeField(editable=False)
     online_until = models.DateTimeField(editable=False)
@@ -157,7 +158,7 @@ class Device(models.Model):
     class Meta:
         indexes = [
             models.Index(fields=["user"], name="device_signed_in", condition=Q(signed_out_at=None)),
-            models.Index(fields=["session_key"], name="device_session", condition=Q(signed_out_at=None)),
+            models.Index(fields=["session"], name="device_session", condition=Q(signed_out_at=None)),
             # For the operator's list. Not last_seen_at: an index on it would be written with every heartbeat.
             models.Index(fields=["-logged_in_at"], name="device_logged_in"),
             models.Index(fields=["-logged_in_at"], name="device_signed_out", condition=Q(signed_out_at__isnull=False)),

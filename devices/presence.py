@@ -41,7 +41,7 @@ class Arrival(NamedTuple):
 
 def arrive(
     user_id: Any,
-    session_key: str,
+    session: str,
     *,
     device_id: uuid.UUID | None,
     name: str,
@@ -54,7 +54,8 @@ def arrive(
 ) -> Arrival:
     """The socket takes the device, for `stays_s` seconds unless it is heard from again.
 
-    A new device, or a known one under a new sign-in, is a login; a reconnect is not. Raises NotYours, InUse, SignedOut.
+    `session` is the stored key of the session (sessions.py). A new device, or a known one under a new sign-in, is a
+    login; a reconnect is not. Raises NotYours, InUse, SignedOut.
     """
     now = timezone.now()
     until = now + dt.timedelta(seconds=stays_s)
@@ -63,23 +64,23 @@ def arrive(
         if device_id is None:
             crowded_out = _make_room(user_id)
             device = Device.objects.create(
-                user_id=user_id, name=name, kind=kind, session_key=session_key, logged_in_at=now, **held
+                user_id=user_id, name=name, kind=kind, session=session, logged_in_at=now, **held
             )
             return Arrival(device, crowded_out=crowded_out)
         known = Device.objects.select_for_update(no_key=True).filter(pk=device_id, user_id=user_id).first()
         if known is None:
             raise NotYours
-        new_sign_in = known.session_key != session_key
+        new_sign_in = known.session != session
         if known.signed_out_at and not new_sign_in:
             raise SignedOut
         replaced = known.socket if known.socket != socket else None  # a hello that failed half-way is said again
         if replaced and known.page != page and known.online_until > now and not take:
             raise InUse
         if new_sign_in:
-            known.logged_in_at, known.session_key, known.signed_out_at = now, session_key, None
+            known.logged_in_at, known.session, known.signed_out_at = now, session, None
         for field, value in held.items():
             setattr(known, field, value)
-        known.save(update_fields=["logged_in_at", "session_key", "signed_out_at", *held])
+        known.save(update_fields=["logged_in_at", "session", "signed_out_at", *held])
         return Arrival(known, replaced=replaced)
 
 

@@ -16,6 +16,8 @@ MODULES = sorted(path for house in HOUSES for path in ROOT.glob(f"{house}/*.py")
 MAY_IMPORT = {
     "devices.policy": set(),
     "devices.prepared": set(),
+    "devices.sessions": set(),
+    "devices.checks": {"devices.sessions"},
     "devices.models": {"devices.policy"},
     "devices.presence": {"devices.models", "devices.prepared"},
     "calls.machine": set(),
@@ -56,7 +58,7 @@ MAY_IMPORT = {
         "calls.metrics",
         "calls.push",
     }
-    | {"devices.models", "devices.policy", "devices.prepared", "devices.presence"},
+    | {"devices.models", "devices.policy", "devices.prepared", "devices.presence", "devices.sessions"},
 }
 WAYS_IN = {
     "calls.admin",

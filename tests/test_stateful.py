@@ -36,6 +36,7 @@ from calls.consumers import SignalingConsumer
 from calls.hub import hub
 from devices import presence
 from devices.models import Device, Line
+from devices.sessions import stored_key
 from tests import race_kit
 from tests.pages import Closed, Local
 from tests.truth import check_knowledge
@@ -220,8 +221,8 @@ class Story(RuleBasedStateMachine):
         older = profile.page
         cookie = self._sign_in(profile)
         row = Device.objects.filter(pk=profile.device).first() if profile.device else None
-        signed_in = Session.objects.filter(pk=cookie).exists() and self._active(profile)
-        gone = row is not None and row.signed_out_at is not None and row.session_key == cookie
+        signed_in = Session.objects.filter(pk=stored_key(cookie)).exists() and self._active(profile)
+        gone = row is not None and row.signed_out_at is not None and row.session == stored_key(cookie)
         held = (
             row is not None
             and row.socket is not None
