@@ -11,8 +11,6 @@ from django.urls import path
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "callplatform.settings")
 http = get_asgi_application()  # fills the app registry, so it comes before the imports that need models
 
-from channels.auth import AuthMiddlewareStack  # noqa: E402
-
 from callplatform.origin import OriginCheck  # noqa: E402
 from calls import clock, sign_ins  # noqa: E402
 from calls.consumers import SignalingConsumer  # noqa: E402
@@ -23,12 +21,7 @@ hub.errands = [clock.run, sign_ins.run]
 
 consumer: Any = SignalingConsumer.as_asgi()  # Django's type of path() knows views only
 board: Any = Wallboard.as_asgi()
-signed_in: Any = AuthMiddlewareStack(URLRouter([path("ws/", consumer), path("ws/wallboard/", board)]))
-
-
-async def socket(scope: Any, receive: Any, send: Any) -> None:
-    """A session is looked at in the handshake; the frames of the socket do not pass by it again."""
-    await signed_in({**scope, "send": send}, receive, send)
+sockets: Any = URLRouter([path("ws/", consumer), path("ws/wallboard/", board)])
 
 
 async def lifespan(_scope: Any, receive: Any, send: Any) -> None:
@@ -43,7 +36,7 @@ async def lifespan(_scope: Any, receive: Any, send: Any) -> None:
 application = ProtocolTypeRouter(
     {
         "http": http,
-        "websocket": OriginCheck(socket),
+        "websocket": OriginCheck(sockets),
         "lifespan": lifespan,
     }
 )

@@ -17,16 +17,17 @@ from typing import Any, TypeVar, overload
 
 import msgspec
 from channels.consumer import AsyncConsumer
-from django.contrib.auth.models import AbstractBaseUser
 from django.utils import timezone
 
 from calls import address, conf, ice, logs, machine, metrics, models, pool, protocol, switchboard
+from calls.arrivals import Visit
 from calls.desk import NotHeld, desk
 from calls.hub import Said, hub
 from calls.machine import Refused, Seat
 from calls.sign_ins import SignIn
 from calls.switchboard import Beat, CatchUp, Goodbye, Leaving, Mail, Outcome, Perform, Place, Renamed
-from devices import presence
+from devices import presence, sessions
+from devices.presence import Hello
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +36,9 @@ T = TypeVar("T")
 BEAT_S = 2.0  # presence is written at most this often
 MAX_UNSENT = 256  # frames waiting for a slow reader; one more drops the socket
 MAX_DEBT = 1000  # frames refused as over the rate and not waited for; then the socket is closed as flooding
-REFLECT_S = 300.0  # for the next hello, when one was refused: a person may have to say whether to take over
+REFLECT_S = 300.0  # from the first refused hello: a person may have to say whether to take over
+MAX_HELLOS = 10  # refused on one socket, which is closed then
+SILENT_S = 1.0  # a socket that has said nothing for so long is told whether there is a sign-in behind its cookie
 UNAVAILABLE_MS = 1000
 SAY = "callplatform.say"  # what our own server offers: to send a text without a coroutine
 PATIENCE = "callplatform.patience"  # and to read sockets that only ping all together
@@ -45,16 +48,17 @@ class SignalingConsumer(AsyncConsumer):
     """See the module. One command at a time for each socket, in the order in which they came."""
 
     async def __call__(self, scope: Any, receive: Callable[[], Awaitable[Any]], send: Any) -> None:
-        self.receive, self.shake_hands, self.transmit = receive, send, scope.get("send", send)
-        self.user: AbstractBaseUser = scope["user"]
-        self.key, self.username = str(self.user.pk), self.user.get_username()  # the user itself is read lazily
-        self.session: str = scope["session"].stored_key
+        self.receive, self.transmit = receive, send
+        self.session = sessions.of_headers(scope["headers"])  # who it belongs to is looked up with hello
+        self.user: Any = None
+        self.key = self.username = ""
         self.address = address.of_scope(scope)
         self.socket_id = uuid.uuid4()
         self.device_id: uuid.UUID | None = None  # held from the moment it arrived, even if its hello then failed
         self.seat: Seat | None = None
         self.calls: dict[uuid.UUID, machine.Call] = {}  # the last seen value of each live call of this device
-        self.held_back: list[Said] | None = []  # what happens while the welcome is being made
+        self.held_back: list[Said] | None = None  # what happens while the welcome is being made
+        self.hellos = 0  # that were refused
         self.unsent: deque[dict[str, Any]] = deque()
         self.sender: asyncio.Task[None] | None = None
         self.closing = self.patient = False
@@ -78,16 +82,18 @@ class SignalingConsumer(AsyncConsumer):
 
     async def _converse(self) -> None:
         await self.receive()  # websocket.connect
-        await self.shake_hands({"type": "websocket.accept"})
-        if not self.user.is_authenticated:
+        await self.transmit({"type": "websocket.accept"})
+        if not self.session:
             self.bye("signed_out", 0)
         self._expect_hello(conf.get("HELLO_S"))
+        self.silent = asyncio.get_running_loop().call_later(SILENT_S, self._doubt)
         try:
             while (message := await self.receive())["type"] != "websocket.disconnect":
                 if not self.closing:
                     await self._hear(message)
         finally:
             self.hello_due.cancel()
+            self.silent.cancel()
 
     async def _hear(self, message: dict[str, Any]) -> None:
         text = message.get("text")
@@ -140,12 +146,14 @@ class SignalingConsumer(AsyncConsumer):
 
     async def _obey(self, frame: protocol.AnyCommand) -> None:
         if isinstance(frame, protocol.Hello):
-            self.hello_due.cancel()
+            self.silent.cancel()
+            if self.hellos == 0:
+                self.hello_due.cancel()
             try:
                 await self._hello(frame)
             finally:
                 if self.seat is None:
-                    self._expect_hello(REFLECT_S)
+                    self._count_refused_hello()
             return
         seat = self.seat
         if seat is None:
@@ -179,15 +187,20 @@ class SignalingConsumer(AsyncConsumer):
     async def _hello(self, frame: protocol.Hello) -> None:
         if self.seat is not None:
             raise protocol.bad("cmd", "This socket has said hello already.")
-        key = self.key
-        logs.about(user=key, socket=self.socket_id)
+        logs.about(socket=self.socket_id)
+        device = frame.device
+        id, name = device.id or self.device_id, device.name.strip()
+        hello = Hello(self.session, id, name, device.kind, frame.page, self.socket_id, frame.take, self.address)
+        visit = Visit(hello, self._join)
         self.held_back = []
-        hub.join(key, self)  # before the calls are read: what is committed after the read comes as an event
         try:
-            arrival, seat, line, found = await pool.run(self._arrive, frame)
-            calls = [await self._heard(seat, call) for call in found]
+            arrived = await desk.arrive(visit)
+            self.device_id, self.user = visit.device, arrived.arrival.user
+            self.username = self.user.get_username()
+            seat = Seat(self.key, arrived.arrival.device.pk, arrived.arrival.device.name, frame.page)
+            logs.about(user=self.key, device=seat.device)
+            calls = [await self._heard(seat, call) for call in arrived.calls]
             self.seat, self.beat = seat, Beat(str(seat.device), str(self.socket_id))
-            logs.about(device=seat.device)
         except presence.InUse:
             raise Refused("device_in_use") from None
         except presence.NotYours:
@@ -196,9 +209,13 @@ class SignalingConsumer(AsyncConsumer):
             self.bye("signed_out", 0)
             return
         finally:
+            self.device_id = visit.device or self.device_id
+            waiting, self.held_back = self.held_back, None
             if self.seat is None:
-                hub.part(key, self)
-        device = arrival.device
+                hub.part(self.key, self)
+                for said in waiting:
+                    if said.what == "bye":
+                        self.take(said)
         self.beat_at = self.ice_at = time.monotonic()
         views = [view for call in calls if (view := self._view(call)) and call.state != "ended"]
         self._send(
@@ -208,8 +225,8 @@ class SignalingConsumer(AsyncConsumer):
                     "re": frame.id,
                     "v": protocol.VERSION,
                     "user": {"id": self.username, "name": models.name_of(self.user)},
-                    "device": {"id": str(device.pk), "name": device.name, "kind": device.kind},
-                    "line": switchboard.line_view(line),
+                    "device": {"id": str(seat.device), "name": seat.name, "kind": arrived.arrival.device.kind},
+                    "line": switchboard.line_view(arrived.line),
                     "calls": views,
                     "ice": ice.servers(self.username),
                     "ping_s": conf.get("PING_S"),
@@ -218,31 +235,13 @@ class SignalingConsumer(AsyncConsumer):
                 }
             )
         )
-        waiting, self.held_back = self.held_back or [], None
         for said in waiting:
             self.take(said)
 
-    def _arrive(self, frame: protocol.Hello) -> tuple[presence.Arrival, Seat, Any, list[machine.Call]]:
-        arrival = presence.arrive(
-            self.user.pk,
-            self.session,
-            device_id=frame.device.id or self.device_id,
-            name=frame.device.name.strip(),
-            kind=frame.device.kind,
-            page=frame.page,
-            socket=self.socket_id,
-            take=frame.take,
-            stays_s=conf.stays_s(),
-            address=self.address,
-        )
-        self.device_id = arrival.device.pk
-        seat = Seat(self.key, arrival.device.pk, arrival.device.name, frame.page)
-        if arrival.replaced is not None:
-            switchboard.tell_bye(arrival.device, "replaced", arrival.replaced)
-        if arrival.crowded_out is not None:
-            switchboard.sign_out(arrival.crowded_out)
-        line = switchboard.line_of(self.user.pk)
-        return arrival, seat, line, switchboard.calls_of(seat.key)
+    def _join(self, key: str) -> None:
+        """From here on what is said to the user is heard."""
+        self.key = key
+        hub.join(key, self)
 
     def _ping(self, frame: protocol.Ping) -> None:
         """Changes nothing, so nothing has to wait for it; nor does it take a task: most sockets only ping."""
@@ -345,7 +344,7 @@ class SignalingConsumer(AsyncConsumer):
 
     def take(self, said: Said) -> None:
         """Something that was said to this user."""
-        if self.held_back is not None and said.what != "bye":
+        if self.held_back is not None:
             self.held_back.append(said)
             return
         content = said.content
@@ -404,6 +403,26 @@ class SignalingConsumer(AsyncConsumer):
             return
         self._send(protocol.encode({"t": "bye", "why": why, "retry_ms": retry_ms}))
         self._close(why)
+
+    def _count_refused_hello(self) -> None:
+        """The time to reflect begins with the first one, and is not extended by those that follow."""
+        self.hellos += 1
+        if self.hellos == 1:
+            self._expect_hello(REFLECT_S)
+        elif self.hellos == MAX_HELLOS:
+            asyncio.get_running_loop().call_soon(self._miss_hello)  # after the reply
+
+    def _doubt(self) -> None:
+        """Nothing was said yet, so nobody has looked whether there is a sign-in behind the cookie."""
+        if not self.closing:
+            hub.spawn(self._look_at_sign_in())
+
+    async def _look_at_sign_in(self) -> None:
+        try:
+            if await pool.run(sessions.user_of, self.session) is None:
+                self.bye("signed_out", 0)
+        except pool.AWAY as error:
+            log.warning("a sign-in was not looked at: %s", str(error).strip().partition("\n")[0])
 
     def _expect_hello(self, within_s: float) -> None:
         self.hello_due = asyncio.get_running_loop().call_later(within_s, self._miss_hello)

@@ -5,8 +5,10 @@ its neighbours, is tried again alone, in a thread of its own, of which there are
 delays nobody but those who want it, and at low load an order goes straight through. Pings go another way, and delay no
 order.
 
-PostgreSQL is asked from the event loop itself, on a connection for orders and one for pings: to hand an order to a
-thread and its outcome back takes as long as to decide it. SQLite is asked in a thread.
+Devices that arrive go a third way, a batch at a time like orders.
+
+PostgreSQL is asked from the event loop itself, on a connection for orders, one for pings and one for arrivals: to hand
+an order to a thread and its outcome back takes as long as to decide it. SQLite is asked in a thread.
 """
 
 import asyncio
@@ -21,14 +23,16 @@ import msgspec
 from django.db import connection
 from psycopg_pool import PoolTimeout
 
-from calls import conf, metrics, pool, switchboard
+from calls import arrivals, conf, metrics, pool, switchboard
+from calls.arrivals import Arrived, Visit
 from calls.machine import Call
 from calls.switchboard import Beat, CatchUp, Order, Outcome
-from devices import prepared
+from devices import prepared, presence, sessions
 
 log = logging.getLogger(__name__)
 
 MAX_BATCH = 64  # orders in one transaction
+MAX_VISITS = 32  # arrivals in one transaction; what is made of them holds up all else for some milliseconds
 BREATH_S = 0.005  # the longest pause between two batches of orders, in which they gather
 SHARE_S = 0.0005  # of it for each order but one of the last batch: what comes alone waits for nothing
 GATHER_S = 1.0  # the longest that a ping waits for others
@@ -44,7 +48,7 @@ class Asked(msgspec.Struct, frozen=True):
     """One order or ping, who is told its outcome or what was raised, and the device and socket it was heard from, if
     that is news."""
 
-    what: Any  # an Order or a CatchUp
+    what: Any  # an Order, a CatchUp or a Visit
     asker: Callable[[Any], None]
     beat: Beat | None
 
@@ -62,10 +66,11 @@ class Desk:
     def __init__(self) -> None:
         self.orders: deque[Asked] = deque()
         self.pings: deque[Asked] = deque()
+        self.visits: deque[Asked] = deque()
         self.loop: asyncio.AbstractEventLoop | None = None
         self.tasks: set[asyncio.Task[None]] = set()
-        self.working = self.looking = False
-        self.for_orders, self.for_pings = prepared.Link(), prepared.Link()
+        self.working = self.looking = self.greeting = False
+        self.for_orders, self.for_pings, self.for_visits = prepared.Link(), prepared.Link(), prepared.Link()
         self.patient = asyncio.Semaphore(max(1, conf.get("DB_THREADS") // 2))  # the other threads wait for no lock
 
     @overload
@@ -99,19 +104,30 @@ class Desk:
             self.looking = True
             self._spawn(self._look())
 
+    def arrive(self, visit: Visit) -> "asyncio.Future[Arrived]":
+        """What a device that arrives is welcomed with. Raises NotYours, InUse or SignedOut of devices/presence.py, or
+        what the database raised."""
+        self._begin()
+        arrived = asyncio.get_running_loop().create_future()
+        self.visits.append(Asked(visit, partial(pool.resolve, arrived), None))
+        if not self.greeting:
+            self.greeting = True
+            self._spawn(self._greet())
+        return arrived
+
     def _begin(self) -> None:
-        """Begins anew in another event loop."""
+        """Starts again in another event loop."""
         loop = asyncio.get_running_loop()
         if self.loop is not loop:
-            pool.executor().submit(self.for_orders.close)
-            pool.executor().submit(self.for_pings.close)
+            for link in (self.for_orders, self.for_pings, self.for_visits):
+                pool.executor().submit(link.close)
             self.__init__()  # type: ignore[misc]
             self.loop = loop
 
     def close(self) -> None:
         """Gives its connections back, when its loop has ended. Blocks."""
-        self.for_orders.close()
-        self.for_pings.close()
+        for link in (self.for_orders, self.for_pings, self.for_visits):
+            link.close()
 
     async def _work(self) -> None:
         """Settles orders, a batch at a time, until none is left."""
@@ -171,6 +187,44 @@ class Desk:
             return await pool.run(switchboard.catch_up, pages, beats)
         link = await _opened(self.for_pings)
         return await link.transact(lambda ask: switchboard.caught_up(ask, pages, beats))
+
+    async def _greet(self) -> None:
+        """Lets devices arrive, a batch at a time, until none is left."""
+        try:
+            while self.visits:
+                await self._welcome([self.visits.popleft() for _ in range(min(len(self.visits), MAX_VISITS))])
+                await asyncio.sleep(0)
+        finally:
+            self.greeting = False
+
+    async def _welcome(self, visits: Sequence[Asked]) -> None:
+        outcomes: Sequence[Arrived | Exception | None] = [None] * len(visits)
+        if connection.vendor == "postgresql":
+            try:
+                outcomes = await arrivals.together(await _opened(self.for_visits), [asked.what for asked in visits])
+            except Exception as error:
+                if isinstance(error.__cause__ or error, PoolTimeout):
+                    outcomes = [error] * len(visits)
+        for asked, outcome in zip(visits, outcomes, strict=True):
+            if outcome is None:
+                self._spawn(self._arrive_alone(asked))
+                continue
+            if isinstance(outcome, Arrived):
+                arrivals.tell(outcome.arrival)
+            asked.tell(outcome)
+
+    async def _arrive_alone(self, asked: Asked) -> None:
+        visit: Visit = asked.what
+        async with self.patient:
+            try:
+                if not visit.key:
+                    key = await pool.run(sessions.user_of, visit.hello.session)
+                    if key is None:
+                        raise presence.SignedOut
+                    visit.join(key)
+                asked.tell(await pool.run(arrivals.alone, visit))
+            except Exception as error:
+                asked.tell(error)
 
     def _failed(self, batch: Sequence[Asked], error: Exception) -> None:
         """Whoever is at fault hears of it when it is tried alone; but nobody is when nothing can be tried."""

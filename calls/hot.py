@@ -230,6 +230,30 @@ async def catch_up(
     return _calls(calls or b"[]"), presence.strangers(beats, theirs[0]) if beats else set()
 
 
+class Greeting(NamedTuple):
+    """What is read for people whose devices arrive. Users and lines by the user's key, as far as there are any."""
+
+    now: dt.datetime  # on the database's clock
+    users: dict[str, Any]
+    lines: dict[str, Line]
+    calls: list[Call]
+
+
+async def greet(ask: prepared.Ask, people: Collection[str]) -> Greeting:
+    """The users, their lines and their live calls, in one message."""
+    (answer,) = await ask([(_greeting(), prepared.array(people), prepared.array(()))])
+    found = _greeted(answer)
+    groups = tuple(map(bytes, found.groups or ()))
+    users = [_user(bytes(row)) for row in found.users or ()]
+    lines = [_known_line(bytes(row), groups) for row in found.lines or ()]
+    return Greeting(
+        found.now,
+        {str(user.pk): user for user in users},
+        {str(line.user_id): line for line in lines},
+        found.calls or [],
+    )
+
+
 Due = tuple[list[uuid.UUID], list[tuple[uuid.UUID, str, uuid.UUID, dt.datetime]]]
 """Calls that are due; and legs whose device is silent: call, person, device, when it was last seen."""
 
@@ -248,6 +272,13 @@ class Answer(World):
     groups: list[msgspec.Raw] | None = None
 
 
+class Greeted(Answer):
+    """The same of a greeting."""
+
+    now: dt.datetime = dt.datetime.min
+
+
+_greeted = msgspec.json.Decoder(Greeted).decode
 _rows = msgspec.json.Decoder(list[msgspec.Raw]).decode
 _world = msgspec.json.Decoder(Answer).decode
 _due = msgspec.json.Decoder(Due).decode
@@ -316,6 +347,26 @@ def _one_line() -> str:
         SELECT json_build_object('groups', ({groups}), 'lines', (SELECT json_agg(line) FROM (
             SELECT {prepared.columns(Line)} FROM devices_line WHERE user_id = ANY({_keys(1)})
         ) line))
+    """
+
+
+@cache
+def _greeting() -> str:
+    """$1 are keys of users, $2 must be empty."""
+    model = get_user_model()
+    return f"""
+        SELECT json_build_object(
+            'now', now(),
+            'users', (SELECT json_agg(person) FROM (
+                SELECT {prepared.columns(model)} FROM {model._meta.db_table}
+                WHERE {model._meta.pk.column} = ANY({_keys(1)})
+            ) person),
+            'lines', (SELECT json_agg(line) FROM (
+                SELECT {prepared.columns(Line)} FROM devices_line WHERE user_id = ANY({_keys(1)})
+            ) line),
+            'groups', ({READ["groups"].format(people=_keys(1), group=prepared.columns(LineGroup))}),
+            'calls', ({_caught_up()})
+        )
     """
 
 

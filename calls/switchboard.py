@@ -398,15 +398,19 @@ async def caught_up(ask: prepared.Ask, pages: Sequence[CatchUp], beats: Mapping[
     """The same for the event loop."""
     people, asked = {page.key for page in pages}, {id for page in pages for id in page.asked}
     calls, strangers = await models.catch_up(ask, people, asked, beats)
+    return theirs(pages, calls), strangers
+
+
+def theirs(pages: Sequence[CatchUp], calls: Sequence[machine.Call]) -> list[list[machine.Call]]:
+    """For each page, those of the calls that it asks for."""
     if not calls:  # as nearly always
-        return [[] for _ in pages], strangers
+        return [[] for _ in pages]
     of: defaultdict[str, list[tuple[machine.Call, machine.Leg]]] = defaultdict(list)
     for call in calls:
         for leg in call.legs:
             of[leg.key].append((call, leg))
     live = machine.LIVE
-    found = [[call for call, leg in of[page.key] if leg.state in live or call.id in page.asked] for page in pages]
-    return found, strangers
+    return [[call for call, leg in of[page.key] if leg.state in live or call.id in page.asked] for page in pages]
 
 
 def calls_of(key: Key, asked: Iterable[uuid.UUID] = ()) -> list[machine.Call]:
@@ -527,13 +531,18 @@ def sign_out(device: Device, why: str = "signed_out") -> None:
         Line.lock([device.user_id])  # a call placed at this moment sees the device, and is found below, or does not
         signed_in = Device.objects.filter(pk=device.pk, signed_out_at=None)
         signed_in.update(signed_out_at=timezone.now(), online_until=timezone.now(), page=None, socket=None, push=None)
-        if device.session and not Device.objects.filter(session=device.session, signed_out_at=None).exists():
+        late: list[Device] = []
+        sharing = Device.objects.filter(session=device.session, signed_out_at=None)
+        if device.session and not sharing.exists():
             sessions.end(device.session)
+            late += sharing  # devices that arrived while the end of their session waited for them
     tell_bye(device, why)
     gone = machine.SignedOut(str(device.user_id), device.pk, None)
     live = models.Leg.objects.filter(models.LIVE, user=device.user_id)
     for call_id in list(live.values_list("call", flat=True)):
         perform(call_id, gone)
+    for other in late:
+        sign_out(other, why)
 
 
 def sign_out_deactivated() -> None:

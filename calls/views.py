@@ -187,11 +187,9 @@ def _remember_language(response: HttpResponse, language: str) -> None:
 @require_POST
 def leave(request: HttpRequest) -> HttpResponse:
     """Signs out of this browser: its devices with it, so that none goes on ringing."""
-    if request.user.is_authenticated:
-        mine = Device.objects.filter(
-            user=request.user.pk, session=stored_key(request.session.session_key), signed_out_at=None
-        )
-        for device in mine:
+    user, session = request.user.pk, stored_key(request.session.session_key)
+    logout(request)  # before its devices are looked up: one that arrives until then is among them
+    if user is not None:
+        for device in Device.objects.filter(user=user, session=session, signed_out_at=None):
             sign_out(device)
-    logout(request)
     return redirect(settings.LOGOUT_REDIRECT_URL or settings.LOGIN_URL)

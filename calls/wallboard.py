@@ -6,7 +6,6 @@ One count in a second for all of a process's wallboards, and none while nobody w
 import asyncio
 import logging
 import time
-import uuid
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -19,8 +18,8 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.views.decorators.http import require_safe
 
-from calls import aggregates, pool, sign_ins
-from calls.sign_ins import SignIn
+from calls import aggregates, pool
+from devices import sessions
 
 log = logging.getLogger(__name__)
 
@@ -115,8 +114,8 @@ class Wallboard(AsyncConsumer):
         self.frames: asyncio.Queue[bytes] = asyncio.Queue(maxsize=16)
         await receive()  # websocket.connect
         await send({"type": "websocket.accept"})
-        self.claim = SignIn(str(scope["user"].pk), scope["session"].stored_key, uuid.UUID(int=0))
-        refused = await pool.run(_refused, self.claim) if scope["user"].is_authenticated else SIGNED_OUT
+        self.session = sessions.of_headers(scope["headers"])
+        refused = await pool.run(_refused, self.session) if self.session else SIGNED_OUT
         if refused:
             await send({"type": "websocket.close", "code": refused})
             return
@@ -141,7 +140,7 @@ class Wallboard(AsyncConsumer):
             if time.monotonic() - looked > LOOK_S:
                 looked = time.monotonic()
                 try:
-                    refused = await pool.run(_refused, self.claim)
+                    refused = await pool.run(_refused, self.session)
                 except Exception as error:  # it is looked at again
                     log.warning("whether a wallboard may be shown is not known: %s", type(error).__name__)
                     refused = None
@@ -152,8 +151,9 @@ class Wallboard(AsyncConsumer):
             await send({"type": "websocket.send", "text": frame.decode()})
 
 
-def _refused(claim: SignIn) -> int | None:
+def _refused(session: str) -> int | None:
     """The code to close with, if the viewer's sign-in has ended or does not allow to watch."""
-    if sign_ins.ended([claim]):
+    key = sessions.user_of(session)
+    if key is None:
         return SIGNED_OUT
-    return None if may_watch(get_user_model()._default_manager.get(pk=claim.key)) else MAY_NOT
+    return None if may_watch(get_user_model()._default_manager.get(pk=key)) else MAY_NOT

@@ -5,14 +5,16 @@ Imports nothing of calls. Each function is one short transaction on one device's
 
 import datetime as dt
 import uuid
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from functools import cache
 from typing import Any, NamedTuple
 
 import msgspec
+from django.contrib.auth import get_user_model
 from django.db import connection, transaction
 from django.utils import timezone
 
-from devices import prepared
+from devices import prepared, sessions
 from devices.models import Device
 
 MAX_DEVICES = 100  # signed-in devices of one user; one more signs out the one unheard of for longest
@@ -27,61 +29,160 @@ class InUse(Exception):
 
 
 class SignedOut(Exception):
-    """The device was signed out, and nobody has signed in on it since."""
+    """The sign-in has ended; or the device was signed out, and nobody has signed in on it since."""
+
+
+class Hello(NamedTuple):
+    """What a device says when it arrives. `session` is the stored key of its session (sessions.py), `device` None for a
+    new one; `take` takes it from another live page."""
+
+    session: str
+    device: uuid.UUID | None
+    name: str
+    kind: str
+    page: uuid.UUID
+    socket: uuid.UUID
+    take: bool
+    address: str | None = None
 
 
 class Arrival(NamedTuple):
     """A device that has said hello. `replaced` is the socket that held it until now, `crowded_out` a device that has to
     be signed out to make room for a new one."""
 
+    user: Any
     device: Device
     replaced: uuid.UUID | None = None
     crowded_out: Device | None = None
 
 
-def arrive(
-    user_id: Any,
-    session: str,
-    *,
-    device_id: uuid.UUID | None,
-    name: str,
-    kind: str,
-    page: uuid.UUID,
-    socket: uuid.UUID,
-    take: bool,
-    stays_s: float,
-    address: str | None = None,
-) -> Arrival:
+def arrive(user_key: str, hello: Hello, stays_s: float) -> Arrival:
     """The socket takes the device, for `stays_s` seconds unless it is heard from again.
 
-    `session` is the stored key of the session (sessions.py). A new device, or a known one under a new sign-in, is a
-    login; a reconnect is not. Raises NotYours, InUse, SignedOut.
+    A new device, or a known one under a new sign-in, is a login; a reconnect is not. Raises NotYours, InUse, SignedOut.
     """
     now = timezone.now()
     until = now + dt.timedelta(seconds=stays_s)
-    held = {"page": page, "socket": socket, "last_seen_at": now, "online_until": until, "address": address}
     with transaction.atomic(durable=True):
-        if device_id is None:
-            crowded_out = _make_room(user_id)
-            device = Device.objects.create(
-                user_id=user_id, name=name, kind=kind, session=session, logged_in_at=now, **held
-            )
-            return Arrival(device, crowded_out=crowded_out)
-        known = Device.objects.select_for_update(no_key=True).filter(pk=device_id, user_id=user_id).first()
-        if known is None:
-            raise NotYours
-        new_sign_in = known.session != session
-        if known.signed_out_at and not new_sign_in:
+        known = None
+        if hello.device is not None:
+            mine = Device.objects.select_for_update(no_key=True).filter(pk=hello.device, user_id=user_key)
+            known = mine.first()
+            if known is None:
+                raise NotYours
+        # The device is locked before the session, as a sign-out does it. Who deletes the session from here on finds the
+        # device with it.
+        claim = sessions.claims([hello.session], lock=True).get(hello.session)
+        user = get_user_model()._default_manager.filter(pk=user_key).first()
+        if claim is None or user is None or not sessions.stands(user, claim):
             raise SignedOut
-        replaced = known.socket if known.socket != socket else None  # a hello that failed half-way is said again
-        if replaced and known.page != page and known.online_until > now and not take:
-            raise InUse
-        if new_sign_in:
-            known.logged_in_at, known.session, known.signed_out_at = now, session, None
-        for field, value in held.items():
-            setattr(known, field, value)
-        known.save(update_fields=["logged_in_at", "session", "signed_out_at", *held])
-        return Arrival(known, replaced=replaced)
+        if known is None:
+            crowded_out = _make_room(user_key)
+            fresh = Device(user_id=user.pk, name=hello.name, kind=hello.kind, session=hello.session, logged_in_at=now)
+            take(fresh, hello, now, until)
+            fresh.save(force_insert=True)
+            return Arrival(user, fresh, crowded_out=crowded_out)
+        replaced = take(known, hello, now, until)
+        known.save(update_fields=TAKEN)
+        return Arrival(user, known, replaced)
+
+
+# What an arrival changes of a device.
+TAKEN = ("page", "socket", "last_seen_at", "online_until", "address", "session", "logged_in_at", "signed_out_at")
+
+
+def take(device: Device, hello: Hello, now: dt.datetime, until: dt.datetime) -> uuid.UUID | None:
+    """Changes the device, which is locked, into one that this socket holds; nothing is written. Returns the socket that
+    held it until now. Raises InUse, SignedOut."""
+    new_sign_in = device.session != hello.session
+    if device.signed_out_at and not new_sign_in:
+        raise SignedOut
+    replaced = device.socket if device.socket != hello.socket else None  # a hello that failed half-way is said again
+    if replaced and device.page != hello.page and device.online_until > now and not hello.take:
+        raise InUse
+    if new_sign_in:
+        device.logged_in_at, device.session, device.signed_out_at = now, hello.session, None
+    device.page, device.socket, device.address = hello.page, hello.socket, hello.address
+    device.last_seen_at, device.online_until = now, until
+    return replaced
+
+
+class Seen(NamedTuple):
+    """What was found of some hellos: the claims of their sessions that stand, and which of these are locked; which of
+    their devices there are, and the rows of those that are locked."""
+
+    claims: dict[str, sessions.Claim]
+    locked: set[str]
+    there: set[uuid.UUID]
+    devices: dict[uuid.UUID, Device]
+
+
+async def look(ask: prepared.Ask, hellos: Collection[Hello]) -> Seen:
+    """Locks the sessions and devices of these hellos, as far as nobody else holds them, in PostgreSQL."""
+    keys = prepared.array({hello.session for hello in hellos})
+    ids = prepared.array({hello.device for hello in hellos if hello.device})
+    answers = await ask([(_sessions(True), keys), (_sessions(False), keys), (_devices(), ids), (THERE, ids)])
+    locked, found, rows, there = answers
+    claims = {
+        key: claim
+        for key, data in msgspec.json.decode(found or b"[]", type=list[tuple[str, str]])
+        if (claim := sessions.claim(data))
+    }
+    devices = prepared.instances(Device, msgspec.json.decode(rows or b"[]"))
+    return Seen(
+        claims,
+        {key for key, _ in msgspec.json.decode(locked or b"[]", type=list[tuple[str, str]])},
+        set(msgspec.json.decode(there or b"[]", type=list[uuid.UUID])),
+        {device.pk: device for device in devices},
+    )
+
+
+async def note(ask: prepared.Ask, devices: Collection[Device]) -> None:
+    """Writes what `take` has changed of these devices, and commits, in PostgreSQL."""
+    names = [(field.column, field.attname) for field in _taken()]
+    rows = [{"id": each.pk, **{column: getattr(each, name) for column, name in names}} for each in devices]
+    await ask([(_noting(), msgspec.json.encode(rows))] if rows else [], commit=True)
+
+
+@cache
+def _sessions(lock: bool) -> str:
+    """Sessions that have not run out, as pairs of stored key and data. Whoever deletes one that is locked waits."""
+    table = sessions.SessionStore.get_model_class()._meta.db_table
+    return f"""
+        SELECT json_agg(json_build_array(session_key, {"''" if lock else "session_data"})) FROM (
+            SELECT * FROM {table} WHERE session_key = ANY($1::text[]) AND expire_date > now()
+            {"FOR KEY SHARE SKIP LOCKED" if lock else ""}
+        ) session
+    """
+
+
+@cache
+def _devices() -> str:
+    return f"""
+        SELECT json_agg(device) FROM (
+            SELECT {prepared.columns(Device)} FROM devices_device WHERE id = ANY($1::uuid[])
+            FOR NO KEY UPDATE SKIP LOCKED
+        ) device
+    """
+
+
+THERE = "SELECT json_agg(id) FROM devices_device WHERE id = ANY($1::uuid[])"
+
+
+@cache
+def _taken() -> list[Any]:
+    return [field for field in Device._meta.concrete_fields if field.attname in TAKEN]
+
+
+@cache
+def _noting() -> str:
+    fields = _taken()
+    types = ", ".join(f"{field.column} {field.db_type(connection)}" for field in fields)
+    sets = ", ".join(f"{field.column} = given.{field.column}" for field in fields)
+    return f"""
+        UPDATE devices_device SET {sets} FROM json_to_recordset($1::json) AS given(id uuid, {types})
+        WHERE devices_device.id = given.id
+    """
 
 
 def leave(device_id: uuid.UUID, socket: uuid.UUID) -> None:

@@ -10,9 +10,16 @@ stretching.
 """
 
 import hashlib
-from typing import Any
+from collections.abc import Iterable
+from functools import lru_cache
+from importlib import import_module
+from typing import Any, NamedTuple
 
+from django.conf import settings
+from django.contrib.auth import BACKEND_SESSION_KEY, HASH_SESSION_KEY, SESSION_KEY, get_user_model
+from django.contrib.auth.base_user import AbstractBaseUser
 from django.contrib.sessions.backends import db
+from django.http import parse_cookie
 from django.utils import timezone
 
 LENGTH = 40
@@ -21,6 +28,79 @@ LENGTH = 40
 def stored_key(key: str | None) -> str:
     """The key of a session as the database has it; "" for none. `key` is a cookie's text, and may be any text."""
     return hashlib.sha256(key.encode(errors="surrogatepass")).hexdigest()[:LENGTH] if key else ""
+
+
+def of_headers(headers: Iterable[tuple[bytes, bytes]]) -> str:
+    """The stored key of the session whose cookie a request has, from the headers of its ASGI scope; "" for none."""
+    cookies = b"; ".join(value for name, value in headers if name == b"cookie").decode("latin-1")
+    return stored_key(parse_cookie(cookies).get(settings.SESSION_COOKIE_NAME))
+
+
+class Claim(NamedTuple):
+    """Whom a session belongs to: the user's key as text, and the proof, which only fits the password of that time."""
+
+    user: str
+    proof: str
+
+
+@lru_cache(maxsize=10_000)
+def claim(data: str) -> Claim | None:
+    """What is claimed by the data of a session, as the table has it; None when nobody is signed in with it.
+
+    A session hardly ever changes, and to decode it takes longer than to read it.
+    """
+    said = import_module(settings.SESSION_ENGINE).SessionStore().decode(data)
+    if said.get(BACKEND_SESSION_KEY) not in settings.AUTHENTICATION_BACKENDS:
+        return None
+    return Claim(str(said.get(SESSION_KEY)), str(said.get(HASH_SESSION_KEY)))
+
+
+def claims(stored: Iterable[str], *, lock: bool = False) -> dict[str, Claim]:
+    """The claims of those of the sessions that exist and have not run out. With `lock`, whoever deletes one of them
+    waits until the transaction ends."""
+    sessions = SessionStore.get_model_class().objects.filter(pk__in=stored, expire_date__gt=timezone.now())
+    if lock:
+        sessions = sessions.select_for_update(no_key=True)
+    return {key: found for key, data in sessions.values_list("pk", "session_data") if (found := claim(data))}
+
+
+def user_of(stored: str) -> str | None:
+    """The key of the user who is signed in with the session of this stored key; None when nobody is."""
+    found = claims([stored]).get(stored)
+    return found.user if found and found.proof in proofs([found.user]).get(found.user, ()) else None
+
+
+def stands(user: Any, claimed: Claim) -> bool:
+    """Whether the user is the one that a session claims, is active, and has the password that it was made with."""
+    return bool(user.is_active) and str(user.pk) == claimed.user and claimed.proof in _proofs(user)
+
+
+def proofs(users: Iterable[str]) -> dict[str, frozenset[str]]:
+    """For each of these keys of users that is of an active one: the proofs of which a session has to hold one."""
+    model: Any = get_user_model()
+    found = model._default_manager.filter(pk__in=users, is_active=True)
+    if _by_password(model):
+        return {str(pk): _proofs_by(model, password) for pk, password in found.values_list("pk", "password")}
+    return {str(user.pk): _proofs_of(user) for user in found}
+
+
+def _proofs(user: Any) -> frozenset[str]:
+    model: Any = type(user)
+    return _proofs_by(model, user.password) if _by_password(model) else _proofs_of(user)
+
+
+def _by_password(model: Any) -> bool:
+    """Whether nothing but the password makes the proof, so that it can be remembered."""
+    return model.get_session_auth_hash is AbstractBaseUser.get_session_auth_hash
+
+
+@lru_cache(maxsize=10_000)
+def _proofs_by(model: Any, password: str) -> frozenset[str]:
+    return _proofs_of(model(password=password))
+
+
+def _proofs_of(user: Any) -> frozenset[str]:
+    return frozenset((user.get_session_auth_hash(), *user.get_session_auth_fallback_hash()))
 
 
 def end(stored: str) -> None:

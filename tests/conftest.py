@@ -118,13 +118,12 @@ def cookie(people: dict[str, Any]) -> Callable[..., str]:
 async def page(cookie: Callable[..., str]) -> AsyncIterator[Callable[..., Any]]:
     """Opens a page in this process: `await page("bob", "Phone")` has said hello, unless `hello=False`."""
     from asgiref.sync import sync_to_async
-    from channels.auth import AuthMiddlewareStack
 
     from calls.consumers import SignalingConsumer
     from calls.hub import hub
     from tests.pages import Local
 
-    application = AuthMiddlewareStack(SignalingConsumer.as_asgi())
+    application = SignalingConsumer.as_asgi()
     opened: list[Local] = []
 
     async def open_page(

@@ -16,6 +16,8 @@ from contextlib import closing, contextmanager
 from copy import copy
 from typing import Any, NamedTuple
 
+from django.conf import settings
+from django.contrib.auth import BACKEND_SESSION_KEY, HASH_SESSION_KEY, SESSION_KEY
 from django.db import connection
 from django.utils import timezone
 
@@ -23,8 +25,9 @@ from calls import conf, machine, models, switchboard
 from calls.clock import Clock
 from calls.machine import Seat
 from calls.switchboard import Leaving, Outcome
-from devices import presence
+from devices import presence, sessions
 from devices.models import Device
+from devices.presence import Hello
 
 PATIENCE_S = 10.0  # for a contestant to wait for a lock: far more than it takes on a busy machine
 STAYS_S = 35.0  # how long a device stays online without being heard from
@@ -145,12 +148,22 @@ def at_once(*works: Work) -> list[Any]:
     return [each.result.result(PATIENCE_S) for each in started]
 
 
+def signed_in(user: Any) -> str:
+    """Signs the user in; returns the stored key of the session."""
+    session = sessions.SessionStore()
+    session[SESSION_KEY], session[HASH_SESSION_KEY] = str(user.pk), user.get_session_auth_hash()
+    session[BACKEND_SESSION_KEY] = settings.AUTHENTICATION_BACKENDS[-1]
+    session.save()
+    return session.stored_key
+
+
 class Handset:
     """A signed-in device of somebody, as the switchboard sees it: what a socket would do, without the socket."""
 
     def __init__(self, user: Any, name: str) -> None:
         self.user, self.name = user, name
         self.page, self.socket = uuid.uuid4(), uuid.uuid4()
+        self.sessions: dict[str, str] = {}  # the stored keys, by the name of the sign-in
         switchboard.line_of(user.pk)
         self.id = self.arrive(new=True).device.pk
 
@@ -175,17 +188,9 @@ class Handset:
         take: bool = False,
         sign_in: str = "",
     ) -> presence.Arrival:
-        return presence.arrive(
-            self.user.pk,
-            f"{self.user.pk} on {self.name}{sign_in}",
-            device_id=None if new else self.id,
-            name=self.name,
-            kind="web",
-            page=page or self.page,
-            socket=socket or self.socket,
-            take=take,
-            stays_s=STAYS_S,
-        )
+        session = self.sessions.get(sign_in) or self.sessions.setdefault(sign_in, signed_in(self.user))
+        id, page, socket = None if new else self.id, page or self.page, socket or self.socket
+        return presence.arrive(self.key, Hello(session, id, self.name, "web", page, socket, take), STAYS_S)
 
     def drop(self) -> None:
         """The network is gone."""

@@ -19,7 +19,6 @@ from collections import Counter
 from typing import Any
 
 import pytest
-from channels.auth import AuthMiddlewareStack
 from django.conf import settings as django_settings
 from django.contrib.auth import get_user_model
 from django.contrib.sessions.models import Session
@@ -45,7 +44,7 @@ STAYS_S = 35.0  # how long a device stays online without being heard from
 SLACK_S = 2.0  # between a view and the moment when it is looked at
 ABOUT_A_CALL = ("ringing", "answer", "reject", "hangup", "end", "move")
 
-application = AuthMiddlewareStack(SignalingConsumer.as_asgi())
+application = SignalingConsumer.as_asgi()
 
 
 class Watched(Local):
