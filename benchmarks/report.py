@@ -100,6 +100,9 @@ def _goals(found: Results) -> str:
          f"{shown(found.ms('closed', 'elsewhere', calls_at_once=BUSY)[2])} ms"),
         ("memory of an idle device", "≤ 40 KiB", f"{shown(found.of('idle')[-1]['pss_kib'])} KiB"),
         ("CPU of idle devices that ping", "< 2 % of a core for 5,000", _pings(found)),
+        ("CPU of the server for a device that comes back", "≤ 2 ms",
+         f"{shown(median(found.cpu('connects', 'server')))} ms"),
+        ("all devices back after a restart", "< 15 s for 5,000", _back(found)),
         ("cost with stored calls", "within 10 %", "–" if stored is None else f"{100 * stored:+.0f} %"),
         ("each further device", "≤ 0.1 ms", f"{shown(_slope(found))} ms"),
         ("two processes for one", "≥ 1.7", shown(_gain(found))),
@@ -202,7 +205,27 @@ def _idle(found: Results) -> str:
     empty = found.of("idle")[0]["empty_mib"]
     return (
         f"### Idle devices\n\nThe server process alone takes {empty} MiB. Devices that ping once in 20 s each "
-        f"cost {_pings(found)}.\n\n" + table(("devices", "KiB each (PSS)", "KiB each (USS)", "CPU ms to connect"), rows)
+        f"cost {_pings(found)}.\n\n"
+        + table(("devices", "KiB each (PSS)", "KiB each (USS)", "CPU ms of a new device to connect"), rows)
+        + _return(found)
+    )
+
+
+def _back(found: Results) -> str:
+    row = next(iter(found.of("connects")), None)
+    return "–" if row is None else f"{row['back_s']} s for {row['devices']:,}"
+
+
+def _return(found: Results) -> str:
+    """What it takes until the devices are back on a server that was restarted."""
+    row = next(iter(found.of("connects")), None)
+    if row is None:
+        return ""
+    parts = ", ".join(f"{part} {number(row['cpu_ms'][part])}" for part in PARTS)
+    return (
+        f"\n\nAfter a restart ({row['stop_s']} s to stop with {row['devices']:,} devices, {row['start_s']} s to start) "
+        f"all {row['devices']:,} are back within {row['back_s']} s, {number(row['per_s'])} a second. To come back "
+        f"costs {number(row['cpu_ms']['all'])} ms of CPU each ({parts})."
     )
 
 

@@ -19,6 +19,7 @@ import psycopg
 from benchmarks import history, load, meter, pg, stack, wire
 from benchmarks.stack import Cores, Process, Stores
 from benchmarks.wire import Device
+from scripts import services
 
 PING_S = 20  # what the server tells an idle device
 RATE = 50  # calls a second, for latency at a load that leaves room
@@ -59,7 +60,7 @@ class Bench:
     def add(self, scenario: str, row: Row, **about: Any) -> None:
         self.rows.append({"scenario": scenario, **about, **row})
         shown = " ".join(f"{name}={value}" for name, value in about.items())
-        cost = f"{row['cpu_ms']['all']:7.2f} ms CPU a call, {row['per_s']:8.1f} calls/s" if "cpu_ms" in row else ""
+        cost = f"{row['cpu_ms']['all']:7.2f} ms CPU each, {row['per_s']:8.1f} a second" if "cpu_ms" in row else ""
         failed = f", {row['failed']} FAILED: {row['why']}" if row.get("failed") else ""
         print(f"  {scenario:10} {shown:32} {cost}{failed}", file=sys.stderr, flush=True)
 
@@ -224,8 +225,11 @@ async def _against_stored(bench: Bench, stores: Stores, parts: dict[str, list[in
 
 
 async def _idle(bench: Bench, stores: Stores) -> None:
-    """Memory for each device that only waits, and the CPU of their pings beside that of a server without devices."""
-    with bench.server(stores) as server:
+    """Memory for each device that only waits, the CPU of their pings beside that of a server without devices, and the
+    return of all of them after a restart."""
+    port = services.free_port()
+    with contextlib.ExitStack() as running:
+        server = running.enter_context(bench.server(stores, port=port))
         parts = {"server": [server.pid], **stores.parts}
         devices = [Device(f"i{number // 3}", f"device {number % 3}") for number in range(max(bench.plan.idle))]
         await devices[0].connect(server.port, bench.cookies["i0"])  # so that all code is there before the first look
@@ -249,6 +253,22 @@ async def _idle(bench: Bench, stores: Stores) -> None:
             there = number
         await _ping(devices, bench.plan.ping_s)  # until PostgreSQL has swept up after those who connected
         await _watch(bench, parts, devices)
+        began = load.clock()
+        await asyncio.to_thread(running.close)  # in order, and meanwhile the devices answer
+    stopped = load.clock()
+    with bench.server(stores, port=port) as server:
+        started = load.clock()
+        parts = {"server": [server.pid], **stores.parts}
+        with meter.Window(parts) as window:
+            await wire.connect(devices, [port], bench.cookies)
+        row = {
+            "cpu_ms": {name: round(used, 3) for name, used in window.per(len(devices)).items()},
+            "per_s": round(len(devices) / window.seconds, 1),
+            "stop_s": round(stopped - began, 1),
+            "start_s": round(started - stopped, 1),
+            "back_s": round(window.seconds, 1),
+        }
+        bench.add("connects", row, devices=len(devices))
         for device in devices:
             device.close()
 

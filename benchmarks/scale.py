@@ -33,7 +33,7 @@ class Costs(NamedTuple):
     look_database: float = 0.4
     ping_server: float = 0.055  # with its part of what looks after idle devices
     ping_database: float = 0.015
-    hello_server: float = 3.8  # a device that connects
+    hello_server: float = 0.75  # a device that comes back
     signal_server: float = 0.03
     post_server: float = 0.03  # something that another process said
     post_redis: float = 0.01  # and for each process that hears it

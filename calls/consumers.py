@@ -541,7 +541,7 @@ class SignalingConsumer(AsyncConsumer):
 
     async def _leave(self, device_id: uuid.UUID) -> None:
         try:
-            await pool.run(presence.leave, device_id, self.socket_id)
+            await desk.leave(Beat(str(device_id), str(self.socket_id)))
         except pool.AWAY as error:
             log.warning("a device that left stays online until its deadline: %s", error)
 

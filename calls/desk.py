@@ -14,6 +14,7 @@ an order to a thread and its outcome back takes as long as to decide it. SQLite 
 import asyncio
 import logging
 import time
+import uuid
 from collections import deque
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from functools import partial
@@ -35,6 +36,7 @@ MAX_BATCH = 64  # orders in one transaction
 MAX_VISITS = 32  # arrivals in one transaction; what is made of them holds up all else for some milliseconds
 BREATH_S = 0.005  # the longest pause between two batches of orders, in which they gather
 SHARE_S = 0.0005  # of it for each order but one of the last batch: what comes alone waits for nothing
+MAX_LEAVING = 256  # devices that leave in one transaction
 GATHER_S = 1.0  # the longest that a ping waits for others
 TURN = 32  # pings answered in one go, while all else waits
 PAUSE_S = 0.015  # for each ping but one of the last look: so they are gathered from 70 a second on
@@ -48,7 +50,7 @@ class Asked(msgspec.Struct, frozen=True):
     """One order or ping, who is told its outcome or what was raised, and the device and socket it was heard from, if
     that is news."""
 
-    what: Any  # an Order, a CatchUp or a Visit
+    what: Any  # an Order, a CatchUp, a Visit, or the Beat of a device that leaves
     asker: Callable[[Any], None]
     beat: Beat | None
 
@@ -67,6 +69,7 @@ class Desk:
         self.orders: deque[Asked] = deque()
         self.pings: deque[Asked] = deque()
         self.visits: deque[Asked] = deque()
+        self.leaving: deque[Asked] = deque()
         self.loop: asyncio.AbstractEventLoop | None = None
         self.tasks: set[asyncio.Task[None]] = set()
         self.working = self.looking = self.greeting = False
@@ -110,10 +113,21 @@ class Desk:
         self._begin()
         arrived = asyncio.get_running_loop().create_future()
         self.visits.append(Asked(visit, partial(pool.resolve, arrived), None))
+        self._open_door()
+        return arrived
+
+    def leave(self, beat: Beat) -> "asyncio.Future[None]":
+        """The socket of a device is gone. Raises what the database raised."""
+        self._begin()
+        left = asyncio.get_running_loop().create_future()
+        self.leaving.append(Asked(beat, partial(pool.resolve, left), None))
+        self._open_door()
+        return left
+
+    def _open_door(self) -> None:
         if not self.greeting:
             self.greeting = True
             self._spawn(self._greet())
-        return arrived
 
     def _begin(self) -> None:
         """Starts again in another event loop."""
@@ -133,7 +147,7 @@ class Desk:
         """Settles orders, a batch at a time, until none is left."""
         try:
             while self.orders:
-                orders = [self.orders.popleft() for _ in range(min(len(self.orders), MAX_BATCH))]
+                orders = _some(self.orders, MAX_BATCH)
                 await self._settle(orders)
                 await asyncio.sleep(min(BREATH_S, SHARE_S * (len(orders) - 1)))
         finally:
@@ -189,10 +203,13 @@ class Desk:
         return await link.transact(lambda ask: switchboard.caught_up(ask, pages, beats))
 
     async def _greet(self) -> None:
-        """Lets devices arrive, a batch at a time, until none is left."""
+        """Lets devices arrive and leave, a batch at a time, until none is waiting."""
         try:
-            while self.visits:
-                await self._welcome([self.visits.popleft() for _ in range(min(len(self.visits), MAX_VISITS))])
+            while self.visits or self.leaving:
+                if self.visits:
+                    await self._welcome(_some(self.visits, MAX_VISITS))
+                if self.leaving:
+                    await self._see_off(_some(self.leaving, MAX_LEAVING))
                 await asyncio.sleep(0)
         finally:
             self.greeting = False
@@ -212,6 +229,27 @@ class Desk:
             if isinstance(outcome, Arrived):
                 arrivals.tell(outcome.arrival)
             asked.tell(outcome)
+
+    async def _see_off(self, leaving: Sequence[Asked]) -> None:
+        sockets: dict[str, str] = dict(asked.what for asked in leaving)
+        held = set(sockets)
+        if connection.vendor == "postgresql" and len(sockets) == len(leaving):  # else a device has two that are gone
+            try:
+                link = await _opened(self.for_visits)
+                held = await link.transact(lambda ask: presence.leave_together(ask, sockets))
+            except Exception as error:
+                log.debug("devices leave one by one: %s", error)
+        for asked in leaving:
+            if asked.what.device in held:
+                self._spawn(self._leave_alone(asked))
+            else:
+                asked.tell(None)
+
+    async def _leave_alone(self, asked: Asked) -> None:
+        try:
+            asked.tell(await pool.run(presence.leave, *map(uuid.UUID, asked.what)))
+        except Exception as error:
+            asked.tell(error)
 
     async def _arrive_alone(self, asked: Asked) -> None:
         visit: Visit = asked.what
@@ -246,6 +284,10 @@ class Desk:
         task = asyncio.create_task(work)
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
+
+
+def _some(waiting: deque[Asked], most: int) -> list[Asked]:
+    return [waiting.popleft() for _ in range(min(len(waiting), most))]
 
 
 async def _opened(link: prepared.Link) -> prepared.Link:

@@ -191,6 +191,23 @@ def leave(device_id: uuid.UUID, socket: uuid.UUID) -> None:
     mine.update(page=None, socket=None, online_until=timezone.now())
 
 
+async def leave_together(ask: prepared.Ask, sockets: Mapping[str, str]) -> set[str]:
+    """The same for many devices, each with its socket, in PostgreSQL; commits. It waits for nobody: returns the devices
+    whose rows others hold."""
+    ids, given = prepared.array(sockets), prepared.array(sockets.values())
+    _, held = await ask([(LEAVE, ids, given), (HELD, ids, given)], commit=True)
+    return msgspec.json.decode(held, type=set[str]) if held else set()
+
+
+MINE = "FROM devices_device WHERE id = ANY($1::uuid[]) AND socket = ANY($2::uuid[])"
+LEAVE = f"""
+    WITH free AS (SELECT id {MINE} FOR NO KEY UPDATE SKIP LOCKED)
+    UPDATE devices_device SET page = NULL, socket = NULL, online_until = now()
+    FROM free WHERE devices_device.id = free.id
+"""
+HELD = f"SELECT json_agg(id) {MINE}"
+
+
 def is_signed_in(device_id: uuid.UUID) -> bool:
     """Whether the device is there, and has not been signed out."""
     return Device.objects.filter(pk=device_id, signed_out_at=None).exists()

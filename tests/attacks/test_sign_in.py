@@ -1,10 +1,7 @@
 """Attacks on sign-ins: by somebody who has read what is stored, and by a socket that wants to outlive its sign-in."""
 
 import asyncio
-import uuid
-from contextlib import asynccontextmanager
 
-import psycopg
 import pytest
 from asgiref.sync import sync_to_async
 from django.conf import settings
@@ -16,6 +13,7 @@ from django.utils import timezone
 from calls import consumers, pool, switchboard
 from devices.models import Device
 from devices.sessions import stored_key
+from tests.gates import gate
 from tests.pages import Closed
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -179,36 +177,6 @@ async def test_a_hello_at_the_moment_of_a_sign_out_leaves_no_live_socket(page, p
         assert not await Session.objects.filter(pk=row.session).aexists()
 
 
-@asynccontextmanager
-async def gate():
-    """A database session of its own, and a way to wait until so many others wait for it, or for one that does."""
-    config = connection.settings_dict
-    place = {"host": config["HOST"], "port": config["PORT"], "user": config["USER"], "password": config["PASSWORD"]}
-    async with await psycopg.AsyncConnection.connect(**place, dbname=config["NAME"]) as link:
-
-        async def waiters(number):
-            async with asyncio.timeout(8):
-                while True:
-                    found = await link.execute(WAITING, [link.info.backend_pid])
-                    if (await found.fetchone())[0] >= number:
-                        return
-                    await asyncio.sleep(0.01)
-
-        yield link, waiters
-        await link.rollback()
-
-
-WAITING = """
-    WITH RECURSIVE waiting(pid) AS (
-        SELECT %s::int
-        UNION
-        SELECT pg_locks.pid FROM pg_locks JOIN waiting ON waiting.pid = ANY(pg_blocking_pids(pg_locks.pid))
-        WHERE NOT granted
-    )
-    SELECT count(*) - 1 FROM waiting
-"""
-
-
 @on_postgresql
 @pytest.mark.parametrize("commits", [True, False])
 async def test_a_hello_waits_for_a_session_that_is_being_deleted(page, commits):
@@ -263,33 +231,3 @@ async def test_a_sign_out_between_an_arrival_and_its_welcome_closes_the_socket(p
         row = await Device.objects.aget(user=people["carol"])
         await pool.run(switchboard.sign_out, row)
     assert await fresh.closed() == 4401, "without having to ping"
-
-
-# --- many at once -----------------------------------------------------------------------------------------------------
-
-
-async def test_devices_that_arrive_together_each_get_their_own(page, people):
-    """Some are welcome, some are not, and none pays for another."""
-    first = [await page(name, name.title()) for name in ("alice", "bob", "carol", "dave")]
-    for each in first[:3]:
-        await each.close()
-    alice, bob, carol, dave = first
-    await sync_to_async(delete_session)(bob, people["bob"])
-    pages = [
-        await page(each.user, signed_in=each.signed_in, device=each.device, hello=False) for each in (alice, bob, carol)
-    ]
-    pages.append(await page("dave", signed_in=dave.signed_in, device=dave.device, hello=False))  # in use
-    pages.append(await page("alice", device=str(uuid.uuid4()), hello=False))  # no such device
-    pages.append(await page("bob", device=carol.device, hello=False))  # somebody else's
-    pages.append(await page("alice", hello=False))  # a new one
-
-    async def said(each):
-        try:
-            answer = await each.hello()
-        except Closed as closed:
-            return closed.code
-        return answer["error"]["code"] if answer["t"] == "reply" else answer["user"]["id"]
-
-    answers = await asyncio.gather(*map(said, pages))
-    assert answers == ["alice", 4401, "carol", "device_in_use", "not_found", "not_found", "alice"]
-    assert pages[0].welcome["device"]["id"] == alice.device and pages[6].welcome["device"]["id"] != alice.device
