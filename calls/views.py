@@ -60,6 +60,7 @@ def client(request: HttpRequest) -> HttpResponse:
         "socket": "/ws/",
         "devices": list(Device.objects.filter(user=request.user.pk, signed_out_at=None).values_list("name", flat=True)),
         "people": reverse("people"),
+        "home": reverse("client"),
         "login": reverse("login"),
         "favourites": switchboard.favourites(switchboard.line_of(request.user.pk)),
         "worker": reverse("worker"),

@@ -4,6 +4,9 @@ const FACTS = {{ facts }};
 const CACHE = `calls-${FACTS.kept.join("|")}`;
 const PASSING_MS = 4000;
 const REPLY_MS = 300; // for a page to say whether it knows a call; browsers let a worker bring a page to the front only soon
+const WISH_MS = 30_000; // "Answer" was pressed: for so long a page may open and answer; later nobody expects it
+const WISH = "wish"; // a cache with one entry, because the worker may be stopped before the page has started
+const WISH_URL = `${FACTS.home}wish`;
 
 self.addEventListener("install", (event) => {
   self.skipWaiting();
@@ -77,18 +80,41 @@ self.addEventListener("notificationclick", (event) => {
 });
 
 // An open page that knows the call does what was pressed, else any; without one, the worker declines by itself, and
-// opens one for the rest. The panel and the sign-in page are other pages: they know no calls.
+// opens one for the rest. The panel and the sign-in page are other pages: they know no calls. Which call is to be
+// answered never stands in an address, where anybody could write it: the page asks for it.
 async function act(action, { call, token, over }) {
   const pages = (await self.clients.matchAll({ type: "window" })).filter(({ url }) => new URL(url).pathname === FACTS.home);
   const known = await Promise.all(pages.map((page) => knows(page, call)));
   const page = pages[Math.max(0, known.indexOf(true))];
   if (page && action !== "reject") await page.focus().catch(() => {});
-  if (page) page.postMessage({ type: "call", action, call });
+  if (page) page.postMessage({ type: "call", action, call, ms: WISH_MS });
   if (action === "reject") {
     if (token) await reject(call, token);
   } else if (!page) {
-    await self.clients.openWindow(action === "answer" ? `${FACTS.home}?answer=${call}` : over ? `${FACTS.home}#/history` : FACTS.home);
+    if (action === "answer") await wish(call);
+    await self.clients.openWindow(over ? `${FACTS.home}#/history` : FACTS.home);
   }
+}
+
+self.addEventListener("message", (event) => {
+  const { data, source, origin, ports } = event;
+  if (origin !== self.location.origin || source?.type !== "window" || new URL(source.url).pathname !== FACTS.home) return;
+  if (data?.type === "opened") event.waitUntil(wished().then((found) => ports[0].postMessage(found)));
+});
+
+// Only a click on "Answer" comes here.
+async function wish(call) {
+  const cache = await caches.open(WISH);
+  await cache.put(WISH_URL, new Response(JSON.stringify({ call, at: Date.now() })));
+}
+
+// What the page that asks was opened for: {call, ms: how long it holds}, or null. Said once, however many ask.
+async function wished() {
+  const kept = await caches.match(WISH_URL, { cacheName: WISH });
+  const { call, at } = (await kept?.json()) ?? {};
+  if (!(await caches.delete(WISH)) || !call) return null; // `delete` is true for one of several that ask at once
+  const ms = WISH_MS - (Date.now() - at);
+  return ms > 0 && ms <= WISH_MS ? { call, ms } : null;
 }
 
 function knows(page, call) {

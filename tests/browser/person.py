@@ -89,8 +89,17 @@ class Person:
         form: dict[str, Any] = {"username": self.name, "password": PASSWORD, "csrfmiddlewaretoken": token}
         answer = self.context.request.post(login, form=form, headers={"Referer": login}, max_redirects=0)
         assert answer.status == 302, answer.text()
+        return self.goes_to(device).is_online()
+
+    def goes_to(self, device: str = "") -> "Person":
+        """Opens the client in this tab, as a device of its own if one is named, and agrees to that when asked."""
         self.page.goto(f"{self.url}/?device={device}" if device else self.url)
-        return self.is_online()
+        if device:
+            gate = self.page.locator("[data-action=use-window]")
+            expect(gate.or_(self.page.locator("[data-text=link]", has_text="Online"))).to_be_visible()
+            if gate.is_visible():
+                gate.click()
+        return self
 
     def fills_in_the_form(self) -> "Person":
         """Signs in as people do."""
@@ -104,10 +113,8 @@ class Person:
         expect(self.page.locator("[data-text=link]")).to_have_text("Online")
         return self
 
-    def opens_another_tab(self, path: str = "/") -> "Person":
-        tab = Person(self.context, self.url, self.name)
-        tab.page.goto(self.url + path)
-        return tab
+    def opens_another_tab(self, device: str = "") -> "Person":
+        return Person(self.context, self.url, self.name).goes_to(device)
 
     def signs_out(self) -> None:
         """Without looking at the screen, whatever it shows: also ends the calls of this browser."""

@@ -7,6 +7,7 @@ function storage() {
   const kept = {};
   Object.defineProperty(kept, "getItem", { value: (key) => kept[key] ?? null });
   Object.defineProperty(kept, "setItem", { value: (key, value) => void (kept[key] = value) });
+  Object.defineProperty(kept, "removeItem", { value: (key) => void delete kept[key] });
   return kept;
 }
 
@@ -89,6 +90,39 @@ test("a new device is named unlike the user's others, wherever they are; a known
 
 test("a slot that was typed into the address is named after itself", () => {
   assert.equal(identity(storage(), "?device=living-room").name, "Living room");
+});
+
+test("a link to a device asks first, whether this browser knows that device or not; the browser's own device never", () => {
+  const kept = storage();
+  const tab = storage();
+  const here = (search, own = tab) => new Identity("bob", search, { storage: kept, tab: own, locks: lockManager(), guess: "Firefox" });
+  const linked = here("?device=phone");
+  assert.equal(linked.asks, true);
+  linked.keep({ id: "d1" });
+  assert.equal(here("?device=phone").asks, true);
+  assert.equal(here("").asks, false);
+  linked.agree();
+  assert.deepEqual([linked.asks, here("?device=phone").asks, here("?device=phone", storage()).asks], [false, false, true]);
+  assert.equal(here("?device=tv").asks, true); // the tab agreed to another one
+});
+
+test("the tab that the browser's own button opens is not asked, once and soon", () => {
+  const kept = storage();
+  const at = (address, now) => new Identity("bob", address, { storage: kept, tab: storage(), locks: lockManager(), guess: "Firefox", now });
+  const address = at("", 0).another("Kitchen", 1_000);
+  assert.equal(new Identity("alice", address, { storage: kept, tab: storage(), now: 2_000 }).asks, true);
+  assert.equal(at(address, 2_000).asks, false);
+  assert.equal(at(address, 2_000).asks, true);
+  const late = at("", 0).another("Bath", 1_000);
+  assert.equal(at(late, 62_000).asks, true);
+  assert.equal(at(late, 2_000).asks, true); // the first look took the pass
+});
+
+test("what is no slot that this page makes is the browser's own device", () => {
+  for (const odd of ["<b>", "Ring here", "x".repeat(65), "\u202egnp", "-", "%00"]) {
+    const { slot, asks } = identity(storage(), `?device=${encodeURIComponent(odd)}`);
+    assert.deepEqual([slot, asks], ["main", false], odd);
+  }
 });
 
 test("one tab holds a device; the second does not, until it takes it", async () => {

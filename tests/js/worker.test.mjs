@@ -16,6 +16,7 @@ const RINGS = { title: "Alice", body: "Incoming call", rings: true, answer: "Ans
 function started({ answers = {}, pages = [] } = {}) {
   const source = readFileSync(TEMPLATE, "utf8").replace("{{ facts }}", JSON.stringify(FACTS)).replace(/\{%.*?%\}/g, "");
   const heard = {};
+  const clock = { now: () => clock.at, at: 1_000_000 };
   const browser = { later: [], notifications: [], requests: [], opened: [], messages: [], caches: new Map([["calls-old", []], ["other", []]]) };
   const windows = pages.map(({ name, path = "/", knows = true, visibilityState = "hidden" }) => ({
     visibilityState,
@@ -28,6 +29,7 @@ function started({ answers = {}, pages = [] } = {}) {
   }));
   const wait = (action, ms) => (ms < 1000 ? setTimeout(action, ms / 10) : browser.later.push(action));
   const self = {
+    location: { origin: "https://site" },
     addEventListener: (name, action) => (heard[name] = action),
     skipWaiting() {},
     registration: {
@@ -44,10 +46,14 @@ function started({ answers = {}, pages = [] } = {}) {
     },
   };
   const caches = {
-    open: async (name) => ({ addAll: async (all) => browser.caches.set(name, all.map((one) => one.url)) }),
+    open: async (name) => ({
+      addAll: async (all) => browser.caches.set(name, all.map((one) => one.url)),
+      put: async (url, response) => browser.caches.set(name, new Map([[url, response]])),
+    }),
     keys: async () => [...browser.caches.keys()],
     delete: async (name) => browser.caches.delete(name),
-    match: async (request) => `kept ${request.url ?? request}`,
+    match: async (request, { cacheName } = {}) =>
+      cacheName ? browser.caches.get(cacheName)?.get(request)?.clone() : `kept ${request.url ?? request}`,
   };
   const fetch = async (request, options = {}) => {
     const url = request.url ?? request;
@@ -60,7 +66,7 @@ function started({ answers = {}, pages = [] } = {}) {
       Object.assign(this, { url, ...options });
     }
   }
-  new Function("self", "caches", "fetch", "Request", "setTimeout", source)(self, caches, fetch, Request, wait);
+  new Function("self", "caches", "fetch", "Request", "setTimeout", "Date", source)(self, caches, fetch, Request, wait, clock);
   const happens = async (name, event = {}) => {
     let done = null;
     let answer;
@@ -70,7 +76,14 @@ function started({ answers = {}, pages = [] } = {}) {
   };
   const pushed = (said) => happens("push", { data: said && { json: () => said } });
   const pressed = (action, notification = browser.notifications[0]) => happens("notificationclick", { action, notification });
-  return { browser, happens, pushed, pressed };
+  // What a page hears that asks what it was opened for; undefined when it hears nothing.
+  const asks = async ({ origin = "https://site", path = "/", type = "window" } = {}) => {
+    let answer;
+    const source = { type, url: `https://site${path}` };
+    await happens("message", { origin, source, data: { type: "opened" }, ports: [{ postMessage: (said) => (answer = said) }] });
+    return answer;
+  };
+  return { browser, happens, pushed, pressed, asks, clock };
 }
 
 const said = (browser) => browser.notifications.map((one) => [one.title, one.body, one.silent]);
@@ -139,14 +152,45 @@ test("without a page, answer opens one that answers, and decline needs none", as
   const { browser, pushed, pressed } = started({ answers: { "/ringing/c1/": RINGS, "/ringing/c1/reject/": {} } });
   await pushed({ call: "c1" });
   await pressed("answer");
-  assert.deepEqual(browser.opened, ["/?answer=c1"]);
+  assert.deepEqual(browser.opened, ["/"]);
   await pushed({ call: "c1" });
   await pressed("");
-  assert.deepEqual(browser.opened, ["/?answer=c1", "/"]);
+  assert.deepEqual(browser.opened, ["/", "/"]);
   await pushed({ call: "c1" });
   await pressed("reject");
   assert.deepEqual(browser.requests.at(-1), ["POST", "/ringing/c1/reject/", "t0k"]);
   assert.equal(browser.opened.length, 2);
+});
+
+test("the page that is opened for an answer is told of it once, and not when it comes late", async () => {
+  const { pushed, pressed, asks, clock } = started({ answers: { "/ringing/c1/": RINGS } });
+  const answer = async () => {
+    await pushed({ call: "c1" });
+    await pressed("answer");
+  };
+  assert.equal(await asks(), null);
+  await answer();
+  clock.at += 2_000;
+  assert.deepEqual(await asks(), { call: "c1", ms: 28_000 });
+  assert.equal(await asks(), null);
+  await answer();
+  assert.deepEqual((await Promise.all([asks(), asks()])).filter(Boolean), [{ call: "c1", ms: 30_000 }]);
+  for (const shift of [30_000, -1]) {
+    await answer();
+    clock.at += shift;
+    assert.equal(await asks(), null); // too late, or the clock was set back
+  }
+});
+
+test("only Answer makes a wish, and only the client's page hears of it", async () => {
+  const { pushed, pressed, asks } = started({ answers: { "/ringing/c1/": RINGS } });
+  await pushed({ call: "c1" });
+  await pressed("");
+  assert.equal(await asks(), null);
+  await pushed({ call: "c1" });
+  await pressed("answer");
+  for (const other of [{ origin: "https://elsewhere" }, { path: "/admin/" }, { type: "worker" }]) assert.equal(await asks(other), undefined);
+  assert.equal((await asks()).call, "c1");
 });
 
 test("an open page does what was pressed, and comes to the front but for a decline", async () => {
@@ -157,9 +201,9 @@ test("an open page does what was pressed, and comes to the front but for a decli
   }
   assert.deepEqual(browser.opened, []);
   assert.deepEqual(browser.messages, [
-    ["tab", "focus"], ["tab", { type: "call", action: "answer", call: "c1" }],
-    ["tab", { type: "call", action: "reject", call: "c1" }],
-    ["tab", "focus"], ["tab", { type: "call", action: "open", call: "c1" }],
+    ["tab", "focus"], ["tab", { type: "call", action: "answer", call: "c1", ms: 30_000 }],
+    ["tab", { type: "call", action: "reject", call: "c1", ms: 30_000 }],
+    ["tab", "focus"], ["tab", { type: "call", action: "open", call: "c1", ms: 30_000 }],
   ]);
 });
 
@@ -175,12 +219,12 @@ test("what was pressed goes to the page that knows the call, whichever was looke
     const { browser, pushed, pressed } = started({ answers: { "/ringing/c1/": RINGS }, pages });
     await pushed({ call: "c1" });
     await pressed("answer");
-    assert.deepEqual(browser.messages, [[expected, "focus"], [expected, { type: "call", action: "answer", call: "c1" }]]);
+    assert.deepEqual(browser.messages, [[expected, "focus"], [expected, { type: "call", action: "answer", call: "c1", ms: 30_000 }]]);
   }
   const { browser, pushed, pressed } = started({ answers: { "/ringing/c1/": RINGS }, pages: [panel] });
   await pushed({ call: "c1" });
   await pressed("answer");
-  assert.deepEqual([browser.messages, browser.opened], [[], ["/?answer=c1"]]);
+  assert.deepEqual([browser.messages, browser.opened], [[], ["/"]]);
 });
 
 test("it keeps the page for no connection and what that is made of, and nothing else", async () => {

@@ -13,8 +13,9 @@ export class Attention {
   #vibrating = 0; // the longest time a vibration was asked for, so that it ends with the ring
 
   // icons {still, ringing}: addresses · has(key): whether this page knows the call
+  // worker: the address of the service worker, whose messages are believed
   // onAction(name, {key}): somebody pressed a notification's button · onShown(key): the call has a notification
-  constructor({ document, icons, has, onAction, onShown }) {
+  constructor({ document, icons, has, worker, onAction, onShown }) {
     this.#document = document;
     this.#icons = icons;
     this.#onAction = onAction;
@@ -22,7 +23,8 @@ export class Attention {
     this.#onOpen = () => globalThis.focus();
     // The worker asks every page of this browser which one knows the call, {type: "has", call}; what was pressed in a
     // notification comes to that one: {type: "call", action: "answer" | "reject" | "open", call}.
-    navigator.serviceWorker?.addEventListener("message", ({ data, ports }) => {
+    navigator.serviceWorker?.addEventListener("message", ({ data, ports, source }) => {
+      if (source?.scriptURL !== worker) return;
       if (data?.type === "has") ports[0].postMessage(has(data.call));
       if (data?.type !== "call") return;
       this.#onOpen();

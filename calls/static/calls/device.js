@@ -1,31 +1,53 @@
 // Who this page is: a named device of the signed-in user, kept in this browser's storage, one for each slot.
 // A slot is a tab that is a device of its own (`?device=phone`), so that several can be tried in one browser. A Web Lock
 // for each device tells whether another tab of this browser has it open.
+//
+// Anybody can write a link with `?device=` in it, so the address alone makes no device. The tab becomes that device when
+// the person agrees in the tab (`agree`), or when this browser's own "Open another device" opened it: that leaves a pass
+// in the storage, which is good for one tab and for a short time. The tab remembers it, so a reload does not ask again.
 import { gettext, put } from "./text.js";
 
 const MAIN = "main";
+const SLOT = /^[a-z0-9][a-z0-9-]{0,63}$/; // what `another` makes of a name
+const PASS_MS = 60_000;
 const NAMES = ["Phone", "Laptop", "Tablet"];
 const UNLOADING_MS = 250; // a reload may meet the lock of its own dying page
 
 export class Identity {
   #storage;
+  #tab;
   #locks;
   #user;
   #slot;
   #taken;
   #kept;
 
-  // `taken`: the names of the user's devices everywhere.
+  // True while the person has to agree before this tab may be a device of its own.
+  asks = false;
+
+  // `taken`: the names of the user's devices everywhere. `storage` is the browser's, `tab` this tab's own.
   constructor(
     user,
     search,
-    { taken = [], storage = globalThis.localStorage, locks = globalThis.navigator?.locks, guess } = {},
+    {
+      taken = [],
+      storage = globalThis.localStorage,
+      tab = globalThis.sessionStorage,
+      locks = globalThis.navigator?.locks,
+      guess,
+      now = Date.now(),
+    } = {},
   ) {
     this.#storage = storage;
+    this.#tab = tab;
     this.#locks = locks;
     this.#user = user;
     this.#taken = taken;
-    this.#slot = new URLSearchParams(search).get("device") || MAIN;
+    const wanted = new URLSearchParams(search).get("device")?.toLowerCase() ?? MAIN;
+    this.#slot = SLOT.test(wanted) ? wanted : MAIN;
+    const opened = this.#usePass(now);
+    if (opened) this.agree();
+    this.asks = this.#slot !== MAIN && !opened && this.#get(this.#tab, this.#tabKey()) !== this.#slot;
     const name = this.#slot === MAIN ? (guess ?? guessName(globalThis.navigator)) : titled(this.#slot);
     this.#kept = { id: null, name: unlike(name, new Set(taken)), ...this.#read(this.#slot) };
   }
@@ -38,19 +60,31 @@ export class Identity {
     return this.#kept.name;
   }
 
+  // Which of this browser's devices the tab is.
+  get slot() {
+    return this.#slot;
+  }
+
+  // The person wants this tab to be a device of its own. Holds for the tab, reloads included.
+  agree() {
+    this.asks = false;
+    this.#set(this.#tab, this.#tabKey(), this.#slot);
+  }
+
   // What the server says this device is; `{id: null}` when it does not know it any more.
   keep(said) {
     this.#kept = { ...this.#kept, ...said };
     this.#write(this.#slot, this.#kept);
   }
 
-  // Prepares one more device, and returns the address to open it at.
-  another(name) {
+  // Prepares one more device, and returns the address at which a tab that is opened now becomes it without being asked.
+  another(name, now = Date.now()) {
     const taken = this.#others();
     const wanted = slug(name);
     let slot = wanted;
     for (let n = 2; slot === MAIN || taken.has(slot); n += 1) slot = `${wanted}-${n}`;
     this.#write(slot, { id: null, name });
+    this.#set(this.#storage, this.#passKey(slot), String(now));
     return `?device=${encodeURIComponent(slot)}`;
   }
 
@@ -101,21 +135,49 @@ export class Identity {
     return slots;
   }
 
+  // Whether this browser's own button has just opened this tab. A pass is taken away as it is looked at.
+  #usePass(now) {
+    const age = now - Number(this.#get(this.#storage, this.#passKey(this.#slot)) ?? NaN);
+    this.#set(this.#storage, this.#passKey(this.#slot), null);
+    return age >= 0 && age < PASS_MS;
+  }
+
   #key(slot) {
     return `calls.device.${this.#user}.${slot}`;
   }
 
+  #passKey(slot) {
+    return `calls.pass.${this.#user}.${slot}`;
+  }
+
+  #tabKey() {
+    return `calls.tab.${this.#user}`;
+  }
+
   #read(slot) {
     try {
-      return JSON.parse(this.#storage.getItem(this.#key(slot)));
+      return JSON.parse(this.#get(this.#storage, this.#key(slot)));
     } catch {
       return null;
     }
   }
 
   #write(slot, value) {
+    this.#set(this.#storage, this.#key(slot), JSON.stringify(value));
+  }
+
+  #get(storage, key) {
     try {
-      this.#storage.setItem(this.#key(slot), JSON.stringify(value));
+      return storage.getItem(key);
+    } catch {
+      return null; // storage is forbidden, as above
+    }
+  }
+
+  #set(storage, key, value) {
+    try {
+      if (value === null) storage.removeItem(key);
+      else storage.setItem(key, value);
     } catch {
       // as above
     }
@@ -163,6 +225,7 @@ function slug(name) {
     .normalize("NFKD")
     .toLowerCase()
     .replace(/[^a-z0-9]+/g, "-")
+    .slice(0, 60)
     .replace(/^-+|-+$/g, "");
   return plain || "device";
 }

@@ -41,7 +41,7 @@ let welcomed = false;
 let trouble = null; // why the connection was lost, when the server said so
 
 const identity = new Identity(me.id, location.search, { taken: boot.devices });
-const outbox = new Outbox(`${me.id} ${location.search}`);
+const outbox = new Outbox(`${me.id} ${identity.slot}`);
 const sounds = new Sounds(soundIsBlocked);
 const gear = new Gear({ onChange: gearChanged, onPlugged: () => sessions.mend() });
 const check = new Check({
@@ -62,6 +62,7 @@ const attention = new Attention({
   onShown: (id) => phone.noticed(id),
   icons: { still: document.body.dataset.icon, ringing: document.body.dataset.iconRinging },
   onAction: act,
+  worker: new URL(boot.worker, location.href).href,
 });
 const people = new People({
   me: me.id,
@@ -190,6 +191,11 @@ const actions = {
     const name = await screens.askDeviceName(identity.proposal());
     if (name) window.open(identity.another(name), "_blank");
   },
+  "use-window": () => {
+    identity.agree();
+    gate = null;
+    start();
+  },
   "use-here": async () => {
     gate = null;
     take = true;
@@ -280,7 +286,8 @@ function draw() {
     notices: noticeFacts(phone, me.id, identity.name, now()),
     incoming,
     stage,
-    gate,
+    gate: gate && { name: gate, device: identity.name },
+    home: boot.home,
     gear: { found: gear.found, choice: gear.choice, problem: check.problem, dark: check.isOpen && !check.preview },
     login: `${boot.login}?next=${encodeURIComponent(location.pathname + location.search)}`,
   });
@@ -349,15 +356,19 @@ addEventListener("focus", () => people.load());
 addEventListener("click", () => soundBlocked && sounds.unlock());
 addEventListener("keydown", () => soundBlocked && sounds.unlock());
 
-if (globalThis.RTCPeerConnection && globalThis.WebSocket) {
-  people.load();
-  gear.look();
-  sounds.probe();
+// From here on this page is its device: nothing is sent before.
+async function start() {
   const left = outbox.left();
   take = await identity.hold();
   phone.restore(await left);
   socket.again();
-} else {
-  gate = "unsupported";
-  update();
 }
+
+if (globalThis.RTCPeerConnection && globalThis.WebSocket) {
+  people.load();
+  gear.look();
+  sounds.probe();
+  if (identity.asks) gate = "other_device";
+  else await start();
+} else gate = "unsupported";
+update();

@@ -71,31 +71,39 @@ const history = new History(document, {
   onMissed: (count) => views?.badge(count),
 });
 
-// A call that somebody answered in a notification: as soon as it rings here.
-let wanted = new URLSearchParams(location.search).get("answer");
-if (wanted) {
-  const rest = new URLSearchParams(location.search);
-  rest.delete("answer");
-  globalThis.history.replaceState(null, "", `${location.pathname}${rest.size ? `?${rest}` : ""}${location.hash}`);
-}
+// An address shows a view and names a device. Whatever else a link brings is thrown away: it must not act.
+const device = new URLSearchParams(location.search).get("device");
+const plain = device === null ? "" : `?device=${encodeURIComponent(device)}`;
+if (location.search !== plain) globalThis.history.replaceState(null, "", location.pathname + plain + location.hash);
 
+// The call that the person answered in a notification, until it rings here: {id, until}, by performance.now().
+let wanted = null;
 const ringing = new Set();
 
+// Pressed in a notification a moment ago. Forgotten after `ms`: nobody expects the microphone to open later.
+function want(id, ms) {
+  wanted = { id, until: performance.now() + ms };
+  answerWanted();
+}
+
 function answerWanted() {
-  if (!wanted || !ringing.has(wanted)) return;
-  const detail = { name: "answer", key: wanted };
+  if (!wanted || !ringing.has(wanted.id)) return;
+  const { id, until } = wanted;
   wanted = null;
+  if (performance.now() > until) return;
+  const detail = { name: "answer", key: id };
   setTimeout(() => document.dispatchEvent(new CustomEvent("calls:do", { detail }))); // when main.js has heard of it too
 }
 
 const push = new Push({
-  worker: boot.worker,
+  worker: new URL(boot.worker, location.href).href,
   key: boot.push,
   account,
   url: boot.urls.settings.push,
-  onAnswer: (id) => {
-    if (!ringing.has(id)) wanted = id; // else main.js has heard of it and answers
+  onAnswer: (id, ms) => {
+    if (!ringing.has(id)) want(id, ms); // else main.js has heard of it and answers
   },
+  onOpened: want,
 });
 
 const settings = new Settings(document, {

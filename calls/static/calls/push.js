@@ -4,13 +4,30 @@ export class Push {
   #options;
   #registration = null;
 
-  // options: worker (its address), key (the server's public one, or null where nothing is pushed), account, url, onAnswer(id)
+  // options: worker (its address), key (the server's public one, or null where nothing is pushed), account, url
+  //   onAnswer(id, ms): the person pressed "Answer" in this call's notification, and means it for so many ms
+  //   onOpened(id, ms): the same, and the worker opened this page for it
   constructor(options) {
     this.#options = options;
     const { serviceWorker } = navigator;
     if (!serviceWorker) return; // a page without https
-    serviceWorker.addEventListener("message", ({ data }) => data?.action === "answer" && options.onAnswer(data.call));
+    serviceWorker.addEventListener("message", ({ data, source }) => {
+      if (source?.scriptURL === options.worker && data?.action === "answer") options.onAnswer(data.call, data.ms);
+    });
     this.#registration = serviceWorker.register(options.worker).catch(() => null);
+    this.#askWhatFor();
+  }
+
+  // Asks the worker what it opened this page for. It says so once.
+  async #askWhatFor() {
+    const worker = (await this.#registration)?.active;
+    if (!worker) return;
+    const { port1, port2 } = new MessageChannel();
+    port1.onmessage = ({ data }) => {
+      port1.close();
+      if (data) this.#options.onOpened(data.call, data.ms);
+    };
+    worker.postMessage({ type: "opened" }, [port2]);
   }
 
   // off · on · denied · unsupported (by the browser) · unavailable (on this site)

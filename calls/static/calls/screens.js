@@ -114,7 +114,7 @@ export class Screens {
   //   notices [{key, person, title, detail, move, again}]
   //   incoming [{key, person, kind, answering, hushed, inCall}]
   //   small: the call leaves room for the other views
-  //   stage null | {screen, key, person, …}   gate null | name   login (address)
+  //   stage null | {screen, key, person, …}   gate null | {name, device}   login, home (addresses)
   //   gear {found, choice, problem, dark}
   render(facts) {
     this.#home(facts);
@@ -471,18 +471,21 @@ export class Screens {
     permission: (scene, { problem, person }) => fill(scene, permissionWords(problem, person.name)),
   };
 
-  #gate({ gate, login }) {
+  #gate({ gate, login, home }) {
     const box = this.#id("gate");
     setHidden(box, !gate);
-    if (box.dataset.key === (gate ?? "")) return;
-    box.dataset.key = gate ?? "";
+    const key = gate?.name ?? "";
+    if (box.dataset.key === key) return;
+    box.dataset.key = key;
     box.replaceChildren();
     if (!gate) return;
     this.#closeDialogs();
     const card = this.#make("t-gate");
-    const { title, detail } = gateWords(gate);
-    fill(card, { title, detail, take: gate === "device_in_use" || gate === "replaced", login: gate === "signed_out" });
+    const { title, detail } = gateWords(gate.name, gate.device);
+    const take = key === "device_in_use" || key === "replaced";
+    fill(card, { title, detail, take, login: key === "signed_out", other: key === "other_device" });
     card.querySelector("#sign-in").href = login;
+    card.querySelector("#as-usual").href = home;
     box.append(card);
     box.querySelector("[data-focus]:not([hidden])")?.focus();
     this.say(`${title}. ${detail}`, true);

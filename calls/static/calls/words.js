@@ -97,8 +97,13 @@ export function permissionWords(problem, name) {
 }
 
 // Why this page has no calls: {title, detail}.
-export function gateWords(gate) {
+// device: what this page's device is called
+export function gateWords(gate, device = "") {
   const words = {
+    other_device: [
+      gettext("Use this window as another device?"),
+      put(gettext("It is then listed and rings as “{device}”, beside this browser's own device. If you only followed a link, open calls as usual."), { device }),
+    ],
     device_in_use: [
       gettext("Calls are open in another tab"),
       gettext("Each device has one live page. Use it here, and the other tab stops."),
