@@ -24,6 +24,7 @@ from msgspec import Meta, Struct
 from calls import history as calls_of
 from calls import machine, models, push, switchboard
 from calls.machine import Refused
+from devices import names
 from devices.models import Device
 from devices.sessions import stored_key
 
@@ -142,7 +143,7 @@ def devices(request: HttpRequest) -> JsonResponse:
 
 class Rename(Struct, frozen=True):
     id: uuid.UUID
-    name: Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[^\x00]*[^\s\x00][^\x00]*$")]
+    name: Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[^\x00]*$")]
 
 
 @require_POST
@@ -150,10 +151,13 @@ class Rename(Struct, frozen=True):
 def device_rename(request: HttpRequest) -> HttpResponse:
     """Gives an own device another name."""
     wanted = asked(request, Rename)
+    name = names.clean(wanted.name)
+    if not name:
+        raise BadRequest("the name has nothing to see in it")
     device = _mine(request).filter(pk=wanted.id).first()
     if device is None:
         return JsonResponse({"error": "This device is signed out."}, status=404)
-    switchboard.rename(device, wanted.name.strip())
+    switchboard.rename(device, name)
     return JsonResponse({})
 
 

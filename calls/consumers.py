@@ -26,7 +26,7 @@ from calls.hub import Said, hub
 from calls.machine import Refused, Seat
 from calls.sign_ins import SignIn
 from calls.switchboard import Beat, CatchUp, Goodbye, Leaving, Mail, Outcome, Perform, Place, Renamed
-from devices import presence, sessions
+from devices import names, presence, sessions
 from devices.presence import Hello
 
 log = logging.getLogger(__name__)
@@ -189,7 +189,9 @@ class SignalingConsumer(AsyncConsumer):
             raise protocol.bad("cmd", "This socket has said hello already.")
         logs.about(socket=self.socket_id)
         device = frame.device
-        id, name = device.id or self.device_id, device.name.strip()
+        id, name = device.id or self.device_id, names.clean(device.name)
+        if not name:
+            raise protocol.bad("device")
         hello = Hello(self.session, id, name, device.kind, frame.page, self.socket_id, frame.take, self.address)
         visit = Visit(hello, self._join)
         self.held_back = []

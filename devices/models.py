@@ -10,7 +10,7 @@ from django.core.exceptions import ValidationError
 from django.db import models
 from django.db.models import Q
 
-from devices import policy
+from devices import names, policy
 
 
 class Rules(models.Model):
@@ -166,3 +166,8 @@ class Device(models.Model):
 
     def __str__(self) -> str:
         return self.name
+
+    def clean(self) -> None:
+        self.name = names.clean(self.name)
+        if not self.name:
+            raise ValidationError({"name": "Give a name that can be seen."})

@@ -10,6 +10,7 @@ import { gettext, put } from "./text.js";
 const MAIN = "main";
 const SLOT = /^[a-z0-9][a-z0-9-]{0,63}$/; // what `another` makes of a name
 const PASS_MS = 60_000;
+const VISIBLE = /[^\p{C}\p{M}\p{Z}\u115f\u1160\u2800\u3164\uffa0]/u; // the server takes no name without such a character
 const NAMES = ["Phone", "Laptop", "Tablet"];
 const UNLOADING_MS = 250; // a reload may meet the lock of its own dying page
 
@@ -80,10 +81,11 @@ export class Identity {
   // Prepares one more device, and returns the address at which a tab that is opened now becomes it without being asked.
   another(name, now = Date.now()) {
     const taken = this.#others();
-    const wanted = slug(name);
+    const said = VISIBLE.test(name) ? name : this.proposal();
+    const wanted = slug(said);
     let slot = wanted;
     for (let n = 2; slot === MAIN || taken.has(slot); n += 1) slot = `${wanted}-${n}`;
-    this.#write(slot, { id: null, name });
+    this.#write(slot, { id: null, name: said });
     this.#set(this.#storage, this.#passKey(slot), String(now));
     return `?device=${encodeURIComponent(slot)}`;
   }
