@@ -9,6 +9,7 @@ much.
 from __future__ import annotations
 
 import os
+import secrets
 import statistics
 import time
 
@@ -181,7 +182,7 @@ def run(users: int, calls: int) -> bool:
 
     with services.running() as found:
         os.environ |= found | {"DJANGO_SETTINGS_MODULE": "callplatform.settings", "DEBUG": "off", "HTTPS": "off"}
-        os.environ |= {"ALLOWED_HOSTS": "testserver", "SECRET_KEY": "k" * 50, "ENV_FILE": os.devnull}
+        os.environ |= {"ALLOWED_HOSTS": "testserver", "SECRET_KEY": secrets.token_urlsafe(48), "ENV_FILE": os.devnull}
         import django
 
         django.setup()

@@ -10,6 +10,8 @@ from django.conf import settings
 from django.core.checks import CheckMessage, Error, Warning, register
 
 GENERATED_KEY_PREFIXES = (settings.GENERATED_KEY_PREFIX, "django-insecure-")
+SAMPLES = ("long-random-text-of-your-own", "a-long-random-secret")  # what the README shows
+SHORTEST_KEY, FEWEST_CHARACTERS = 50, 8  # 50 random decimal digits have all ten of them, or nearly
 
 
 @register
@@ -66,6 +68,24 @@ def strangers(**_kwargs: Any) -> Iterator[CheckMessage]:
             "SECRET_KEY is one that was generated for debug.",
             hint='Make your own: python3 -c "import secrets; print(secrets.token_urlsafe(48))"',
             id="callplatform.E004",
+        )
+    elif (
+        len(settings.SECRET_KEY) < SHORTEST_KEY
+        or len(set(settings.SECRET_KEY)) < FEWEST_CHARACTERS
+        or any(sample in settings.SECRET_KEY for sample in SAMPLES)
+    ):
+        yield Error(
+            f"SECRET_KEY can be guessed: it has fewer than {SHORTEST_KEY} characters, or fewer than "
+            f"{FEWEST_CHARACTERS} different ones, or is the sample of a document. Whoever guesses it can sign in as "
+            "anybody.",
+            hint='Make your own: python3 -c "import secrets; print(secrets.token_urlsafe(48))"',
+            id="callplatform.E008",
+        )
+    if settings.CALLS["TURN_SECRET"] in SAMPLES:
+        yield Error(
+            "TURN_SECRET is the sample of a document: whoever has read it can relay through your TURN server.",
+            hint="Set the secret that you gave to the TURN server, after you have made your own.",
+            id="callplatform.E009",
         )
     if "*" in settings.ALLOWED_HOSTS:
         yield Error(

@@ -1,6 +1,7 @@
 """Dangerous combinations are refused before anything is served."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -19,7 +20,7 @@ SQLITE = {"default": {"ENGINE": "django.db.backends.sqlite3", "OPTIONS": {"trans
 DEFERRED = {"default": {"ENGINE": "django.db.backends.sqlite3", "OPTIONS": {}}}
 SAFE = {
     "DEBUG": False,
-    "SECRET_KEY": "k" * 50,
+    "SECRET_KEY": "u8Hq2-vT0pXzKd5aWmEoRyNcGbLfJs7i_U3x9Y1tQkZeArVhDwPlCn6g",
     "ALLOWED_HOSTS": ["calls.example.com"],
     "PROCESSES": 1,
     "CHANNEL_LAYERS": REDIS,
@@ -27,7 +28,15 @@ SAFE = {
 }
 
 
-def calls(**changes: float) -> dict[str, Any]:
+def sample(name: str) -> str:
+    """What the README, or else .env.example, shows as this setting's value."""
+    for file in ("README.md", ".env.example"):
+        if found := re.search(rf"^[# ]*{name}=(\S+)$", (ROOT / file).read_text(), re.MULTILINE):
+            return found[1]
+    raise AssertionError(f"no document shows {name}")
+
+
+def calls(**changes: Any) -> dict[str, Any]:
     defaults = {"PING_CALL_S": 5, "PONG_S": 10, "DEVICE_SILENT_S": 10, "CALLER_SILENT_S": 20, "LEG_LOST_S": 45}
     return {"CALLS": current.CALLS | defaults | changes}
 
@@ -68,6 +77,12 @@ def test_debug_on_one_process_with_everything_embedded_has_no_complaint(found: A
         ({"DATABASES": DEFERRED}, ["E003"]),
         ({"SECRET_KEY": "generated-insecure-abc"}, ["E004"]),
         ({"SECRET_KEY": "django-insecure-abc"}, ["E004"]),
+        ({"SECRET_KEY": "x"}, ["E008"]),
+        ({"SECRET_KEY": "u8Hq2-vT0pXzKd5aWmEoRyNcGbLfJs7i_U3x9Y1tQkZeArVhD"}, ["E008"]),
+        ({"SECRET_KEY": "secret!" * 20}, ["E008"]),
+        ({"SECRET_KEY": sample("SECRET_KEY")}, ["E008"]),
+        ({"SECRET_KEY": sample("SECRET_KEY") * 3}, ["E008"]),
+        (calls(TURN_SECRET=sample("TURN_SECRET")), ["E009"]),
         ({"DATABASES": {"default": POSTGRES["default"] | {"ATOMIC_REQUESTS": True}}}, ["E005"]),
         ({"ALLOWED_HOSTS": ["calls.example.com", "*"]}, ["E006"]),
         ({"ALLOWED_HOSTS": []}, ["W002"]),
@@ -86,6 +101,7 @@ def test_a_dangerous_combination_is_found(found: Any, changes: dict[str, Any], i
     [
         ({"PROCESSES": "2", "DATABASE_URL": "sqlite:////tmp/never-made.sqlite3"}, "callplatform.E002"),
         ({"DATABASE_URL": "postgres://localhost/never-opened?ATOMIC_REQUESTS=True"}, "callplatform.E005"),
+        ({"DEBUG": "off", "SECRET_KEY": "x"}, "callplatform.E008"),
         ({"DATABASE_URL": "sqlite:////tmp/never-made.sqlite3?transaction_mode=DEFERRED"}, "callplatform.E003"),
     ],
 )
