@@ -261,7 +261,7 @@ class Favourite(Struct, frozen=True):
 def line_favourite(request: HttpRequest) -> HttpResponse:
     """Whose calls ring even when the user does not want to be disturbed. Answers as `line`."""
     wanted = asked(request, Favourite)
-    other = get_user_model()._default_manager.filter(username=wanted.user).first()
+    other = get_user_model()._default_manager.filter(username=wanted.user, is_active=True).first()
     if other is None or other == request.user:
         return JsonResponse({"error": "There is no such person."}, status=404)
     try:

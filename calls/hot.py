@@ -235,6 +235,7 @@ class Greeting(NamedTuple):
 
     now: dt.datetime  # on the database's clock
     users: dict[str, Any]
+    passwords: dict[str, str]  # the hashes, of which nothing is kept
     lines: dict[str, Line]
     calls: list[Call]
 
@@ -249,6 +250,7 @@ async def greet(ask: prepared.Ask, people: Collection[str]) -> Greeting:
     return Greeting(
         found.now,
         {str(user.pk): user for user in users},
+        found.passwords or {},
         {str(line.user_id): line for line in lines},
         found.calls or [],
     )
@@ -276,6 +278,7 @@ class Greeted(Answer):
     """The same of a greeting."""
 
     now: dt.datetime = dt.datetime.min
+    passwords: dict[str, str] | None = None
 
 
 _greeted = msgspec.json.Decoder(Greeted).decode
@@ -354,13 +357,18 @@ def _one_line() -> str:
 def _greeting() -> str:
     """$1 are keys of users, $2 must be empty."""
     model = get_user_model()
+    key = model._meta.pk.column
     return f"""
         SELECT json_build_object(
             'now', now(),
             'users', (SELECT json_agg(person) FROM (
                 SELECT {prepared.columns(model)} FROM {model._meta.db_table}
-                WHERE {model._meta.pk.column} = ANY({_keys(1)})
+                WHERE {key} = ANY({_keys(1)})
             ) person),
+            'passwords', (
+                SELECT json_object_agg({key}, {model._meta.get_field("password").column}) FROM {model._meta.db_table}
+                WHERE {key} = ANY({_keys(1)})
+            ),
             'lines', (SELECT json_agg(line) FROM (
                 SELECT {prepared.columns(Line)} FROM devices_line WHERE user_id = ANY({_keys(1)})
             ) line),

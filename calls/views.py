@@ -72,6 +72,7 @@ def client(request: HttpRequest) -> HttpResponse:
 
 
 @require_safe
+@never_cache
 def people(request: HttpRequest) -> JsonResponse:
     """Everybody else whose names contain the words of `q`, online first: `{people: [{id, name, online}], more}`."""
     if not request.user.is_authenticated:

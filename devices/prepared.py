@@ -276,14 +276,19 @@ def user_key() -> str:
 
 
 @cache
+def _fields(model: type[models.Model]) -> list[Any]:
+    """All but a user's password: instances are kept in memory, and its hash has no business there."""
+    return [field for field in model._meta.concrete_fields if field.name != "password"]
+
+
 def columns(model: type[models.Model]) -> str:
     """The model's columns, for a SELECT whose rows `instances` takes."""
-    return ", ".join(f'"{field.column}"' for field in model._meta.concrete_fields)
+    return ", ".join(f'"{field.column}"' for field in _fields(model))
 
 
 def instances(model: type[models.Model], rows: Iterable[dict[str, Any]]) -> list[Any]:
-    """The model's instances from rows of its `columns`, as JSON has them."""
-    fields = model._meta.concrete_fields
+    """The model's instances from rows of its `columns`, as JSON has them. What is not among these is deferred."""
+    fields = _fields(model)
     names = [field.attname for field in fields]
     return [
         model.from_db(connection.alias, names, [field.to_python(row[field.column]) for field in fields]) for row in rows

@@ -74,8 +74,9 @@ def arrive(user_key: str, hello: Hello, stays_s: float) -> Arrival:
         # device with it.
         claim = sessions.claims([hello.session], lock=True).get(hello.session)
         user = get_user_model()._default_manager.filter(pk=user_key).first()
-        if claim is None or user is None or not sessions.stands(user, claim):
+        if claim is None or user is None or not sessions.stands(user, user.password, claim):
             raise SignedOut
+        del user.password  # else its hash would be in memory as long as the socket is open
         if known is None:
             crowded_out = _make_room(user_key)
             fresh = Device(user_id=user.pk, name=hello.name, kind=hello.kind, session=hello.session, logged_in_at=now)

@@ -11,6 +11,7 @@ stretching.
 
 import hashlib
 from collections.abc import Iterable
+from copy import copy
 from functools import lru_cache
 from importlib import import_module
 from typing import Any, NamedTuple
@@ -70,9 +71,12 @@ def user_of(stored: str) -> str | None:
     return found.user if found and found.proof in proofs([found.user]).get(found.user, ()) else None
 
 
-def stands(user: Any, claimed: Claim) -> bool:
-    """Whether the user is the one that a session claims, is active, and has the password that it was made with."""
-    return bool(user.is_active) and str(user.pk) == claimed.user and claimed.proof in _proofs(user)
+def stands(user: Any, password: str, claimed: Claim) -> bool:
+    """Whether the user is the one that a session claims, is active, and has the password that it was made with.
+
+    `password` is its hash, which is given beside the user: users are kept in memory, and are read without it.
+    """
+    return bool(user.is_active) and str(user.pk) == claimed.user and claimed.proof in _proofs(user, password)
 
 
 def proofs(users: Iterable[str]) -> dict[str, frozenset[str]]:
@@ -80,26 +84,26 @@ def proofs(users: Iterable[str]) -> dict[str, frozenset[str]]:
     model: Any = get_user_model()
     found = model._default_manager.filter(pk__in=users, is_active=True)
     if _by_password(model):
-        return {str(pk): _proofs_by(model, password) for pk, password in found.values_list("pk", "password")}
+        return {str(pk): _proofs_of(model(password=hash)) for pk, hash in found.values_list("pk", "password")}
     return {str(user.pk): _proofs_of(user) for user in found}
 
 
-def _proofs(user: Any) -> frozenset[str]:
+def _proofs(user: Any, password: str) -> frozenset[str]:
     model: Any = type(user)
-    return _proofs_by(model, user.password) if _by_password(model) else _proofs_of(user)
+    if _by_password(model):
+        return _proofs_of(model(password=password))
+    whole = copy(user)
+    whole.password = password
+    return _proofs_of(whole)
 
 
 def _by_password(model: Any) -> bool:
-    """Whether nothing but the password makes the proof, so that it can be remembered."""
+    """Whether nothing but the password makes the proof, so that it takes no more of the user to make it."""
     return model.get_session_auth_hash is AbstractBaseUser.get_session_auth_hash
 
 
-@lru_cache(maxsize=10_000)
-def _proofs_by(model: Any, password: str) -> frozenset[str]:
-    return _proofs_of(model(password=password))
-
-
 def _proofs_of(user: Any) -> frozenset[str]:
+    """Not remembered: that would keep the hashes of passwords in memory, to save 11 microseconds."""
     return frozenset((user.get_session_auth_hash(), *user.get_session_auth_fallback_hash()))
 
 
