@@ -5,6 +5,7 @@ Signed out is 401 with `{"error"}`, a body of the wrong shape 400. Every change 
 
 import datetime as dt
 import uuid
+from collections import defaultdict
 from collections.abc import Callable
 from functools import wraps
 from typing import Annotated, Any, TypeVar
@@ -124,8 +125,16 @@ def _changed(request: HttpRequest, **more: Any) -> JsonResponse:
 @require_safe
 @signed_in
 def devices(request: HttpRequest) -> JsonResponse:
-    """The own signed-in devices, the online ones first: `{devices: [{id, name, kind, online, seen, since, push}]}`."""
+    """The own signed-in devices, the online ones first: `{devices: [{id, name, kind, online, seen, since, push,
+    with}]}`.
+
+    `with` are the ids of those that share its sign-in, because they are in the same browser: they sign out together.
+    """
     now = timezone.now()
+    mine = list(_mine(request).order_by("-last_seen_at"))
+    together: defaultdict[str, list[str]] = defaultdict(list)
+    for each in mine:
+        together[each.session or str(each.pk)].append(str(each.pk))
     found = [
         {
             "id": str(each.pk),
@@ -135,8 +144,9 @@ def devices(request: HttpRequest) -> JsonResponse:
             "seen": each.last_seen_at.isoformat(),
             "since": each.logged_in_at.isoformat(),
             "push": each.push is not None,
+            "with": [id for id in together[each.session or str(each.pk)] if id != str(each.pk)],
         }
-        for each in _mine(request).order_by("-last_seen_at")
+        for each in mine
     ]
     return JsonResponse({"devices": sorted(found, key=lambda each: not each["online"])})
 
@@ -162,28 +172,30 @@ def device_rename(request: HttpRequest) -> HttpResponse:
 
 
 class SignOut(Struct, frozen=True):
-    id: uuid.UUID | None = None  # this one
-    all_but: uuid.UUID | None = None  # or all others
+    id: uuid.UUID | None = None  # this one, and the others in its browser
+    all_but: uuid.UUID | None = None  # or all but this one and the others in its browser
 
 
 @require_POST
 @signed_in
 def device_sign_out(request: HttpRequest) -> HttpResponse:
-    """Signs out one own device, or all but one: `{signed_out}` says how many. Their pages are told at once."""
+    """Signs out the sign-in of one own device, or all but that: `{signed_out}` says how many devices that were.
+
+    Their pages are told at once.
+    """
     wanted = asked(request, SignOut)
     mine = _mine(request)
     match wanted.id, wanted.all_but:
         case uuid.UUID() as id, None:
             gone = list(mine.filter(pk=id))
         case None, uuid.UUID() as id:
-            if not mine.filter(pk=id).exists():
+            kept = mine.filter(pk=id).first()
+            if kept is None:
                 return JsonResponse({"error": "This device is signed out."}, status=404)
-            gone = list(mine.exclude(pk=id))
+            gone = list(mine.exclude(pk=id).exclude(session=kept.session or None))
         case _:
             raise BadRequest("say which device, or all but which")
-    for device in gone:
-        switchboard.sign_out(device)
-    return JsonResponse({"signed_out": len(gone)})
+    return JsonResponse({"signed_out": sum(len(switchboard.sign_out(device)) for device in gone)})
 
 
 class Keys(Struct, frozen=True):

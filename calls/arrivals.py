@@ -95,7 +95,7 @@ def alone(visit: Visit) -> Arrived:
     visit.device = arrival.device.pk
     tell(arrival)
     if arrival.crowded_out is not None:
-        switchboard.sign_out(arrival.crowded_out)
+        switchboard.crowd_out(arrival.crowded_out)
     return Arrived(arrival, switchboard.line_of(visit.key), switchboard.calls_of(visit.key))
 
 

@@ -208,6 +208,8 @@ class SignalingConsumer(AsyncConsumer):
         except presence.NotYours:
             raise Refused("not_found") from None
         except presence.SignedOut:
+            if self.key:  # else a browser that is still signed in would be sent from the sign-in back here, in circles
+                await pool.run(switchboard.end_sign_in, self.key, self.session)
             self.bye("signed_out", 0)
             return
         finally:

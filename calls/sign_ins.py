@@ -13,7 +13,6 @@ from typing import NamedTuple
 from calls import pool, switchboard
 from calls.hub import hub
 from devices import sessions
-from devices.models import Device
 
 log = logging.getLogger(__name__)
 
@@ -32,22 +31,14 @@ class SignIn(NamedTuple):
 def ended(sign_ins: Iterable[SignIn]) -> list[SignIn]:
     """Those whose session is gone, or no longer fits the account."""
     asked = list(sign_ins)
-    proofs = sessions.proofs({each.key for each in asked})
-    claims = sessions.claims({each.session for each in asked})
-
-    def holds(sign_in: SignIn) -> bool:
-        claim = claims.get(sign_in.session)
-        return claim is not None and claim.user == sign_in.key and claim.proof in proofs.get(claim.user, ())
-
-    return [each for each in asked if not holds(each)]
+    gone = sessions.ended((each.key, each.session) for each in asked)
+    return [each for each in asked if (each.key, each.session) in gone]
 
 
 def look(sign_ins: Iterable[SignIn]) -> None:
     """Signs out the devices of those that have ended."""
-    gone = {(claim.device, claim.session) for claim in ended(sign_ins)}
-    for device in Device.objects.filter(pk__in=[device for device, _ in gone], signed_out_at=None):
-        if (device.pk, device.session) in gone:  # else somebody has signed in there since
-            switchboard.sign_out(device)
+    for user, session in {(each.key, each.session) for each in ended(sign_ins)}:
+        switchboard.end_sign_in(user, session)
 
 
 async def run() -> None:

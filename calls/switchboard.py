@@ -525,24 +525,55 @@ def tell_lines(lines: Q) -> None:
         hub.publish(*map(_line_said, found[start : start + MOST_TOLD]))
 
 
-def sign_out(device: Device, why: str = "signed_out") -> None:
-    """The device is no longer the user's: its page is closed, a joined leg leaves, a ring moves to the next device."""
+def sign_out(device: Device, why: str = "signed_out") -> list[Device]:
+    """Ends the sign-in of this device: its session, so that its browser can do nothing any more, and every device that
+    was signed in with it. Returns those that were signed in until now.
+
+    Their pages are closed, a joined leg leaves, and a ring moves to the next device.
+    """
+    return _sign_out(device.user_id, Q(pk=device.pk), why)
+
+
+def end_sign_in(user: Key, session: str, why: str = "signed_out") -> list[Device]:
+    """The same for all devices of a session, which is given by its stored key, and for the session if it has none."""
+    if not session:
+        return []
+    sessions.end(session)
+    return _sign_out(user, Q(session=session), why, end_sessions=False)
+
+
+def crowd_out(device: Device) -> None:
+    """Signs out this device to make room for another one of the user. If others share its sign-in, that stays: nobody
+    wanted their browser to be signed out, and the device may arrive again, as a new login. A sign-in without any device
+    is one that the user does not find in the list, so it ends."""
+    sharing = Device.objects.filter(session=device.session, signed_out_at=None).exclude(session="")
+    if sharing.exclude(pk=device.pk).exists():
+        sharing.filter(pk=device.pk).update(session="")
+    sign_out(device)
+
+
+def _sign_out(user: Key, which: Q, why: str, *, end_sessions: bool = True) -> list[Device]:
+    mine = Device.objects.filter(user=user, signed_out_at=None)
+    now = timezone.now()
     with transaction.atomic(durable=True):
-        Line.lock([device.user_id])  # a call placed at this moment sees the device, and is found below, or does not
-        signed_in = Device.objects.filter(pk=device.pk, signed_out_at=None)
-        signed_in.update(signed_out_at=timezone.now(), online_until=timezone.now(), page=None, socket=None, push=None)
-        late: list[Device] = []
-        sharing = Device.objects.filter(session=device.session, signed_out_at=None)
-        if device.session and not sharing.exists():
-            sessions.end(device.session)
-            late += sharing  # devices that arrived while the end of their session waited for them
-    tell_bye(device, why)
-    gone = machine.SignedOut(str(device.user_id), device.pk, None)
-    live = models.Leg.objects.filter(models.LIVE, user=device.user_id)
-    for call_id in list(live.values_list("call", flat=True)):
-        perform(call_id, gone)
-    for other in late:
-        sign_out(other, why)
+        Line.lock([user])  # a call placed at this moment sees the devices, and is found below, or does not
+        ends = set(mine.filter(which).values_list("session", flat=True)) - {""} if end_sessions else set()
+        gone = list(mine.filter(which | Q(session__in=ends)).order_by("pk").select_for_update(no_key=True))
+        mine.filter(pk__in=[device.pk for device in gone]).update(
+            signed_out_at=now, online_until=now, page=None, socket=None, push=None
+        )
+        for session in ends:
+            sessions.end(session)
+    for device in gone:
+        tell_bye(device, why)
+    if gone:
+        live = models.Leg.objects.filter(models.LIVE, user=user)
+        for call_id in list(live.values_list("call", flat=True)):
+            for device in gone:
+                perform(call_id, machine.SignedOut(str(user), device.pk, None))
+    if ends and mine.filter(session__in=ends).exists():  # arrived while the sign-in ended: none can any more
+        gone += _sign_out(user, Q(session__in=ends), why)
+    return gone
 
 
 def sign_out_deactivated() -> None:

@@ -26,7 +26,6 @@ from django.views.i18n import set_language
 
 from calls import conf, history, push, switchboard
 from calls.models import name_of
-from calls.switchboard import sign_out
 from devices.models import Device, Line
 from devices.sessions import stored_key
 
@@ -192,6 +191,5 @@ def leave(request: HttpRequest) -> HttpResponse:
     user, session = request.user.pk, stored_key(request.session.session_key)
     logout(request)  # before its devices are looked up: one that arrives until then is among them
     if user is not None:
-        for device in Device.objects.filter(user=user, session=session, signed_out_at=None):
-            sign_out(device)
+        switchboard.end_sign_in(user, session)
     return redirect(settings.LOGOUT_REDIRECT_URL or settings.LOGIN_URL)

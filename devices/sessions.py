@@ -107,6 +107,23 @@ def _proofs_of(user: Any) -> frozenset[str]:
     return frozenset((user.get_session_auth_hash(), *user.get_session_auth_fallback_hash()))
 
 
+SignIn = tuple[str, str]
+"""The key of a user as text, and the stored key of a session."""
+
+
+def ended(sign_ins: Iterable[SignIn]) -> set[SignIn]:
+    """Those whose session is gone, has run out, or does not fit the account: the password is another one, or it is not
+    active."""
+    asked = set(sign_ins)
+    proven, claimed = proofs({user for user, _ in asked}), claims({stored for _, stored in asked})
+
+    def stands(user: str, stored: str) -> bool:
+        claim = claimed.get(stored)
+        return claim is not None and claim.user == user and claim.proof in proven.get(user, ())
+
+    return {each for each in asked if not stands(*each)}
+
+
 def end(stored: str) -> None:
     """Deletes the session with this stored key, if there is one."""
     SessionStore.get_model_class().objects.filter(pk=stored).delete()

@@ -254,17 +254,6 @@ async def test_a_signed_out_device_is_closed_and_comes_back_only_with_a_new_sign
     assert (await Device.objects.aget(pk=phone.device)).logged_in_at > row.logged_in_at
 
 
-async def test_signing_out_one_of_two_devices_in_a_browser_leaves_the_other(page):
-    phone = await page("bob", "Phone")
-    tablet = await page("bob", "Tablet", signed_in=phone.signed_in)
-    await sync_to_async(switchboard.sign_out)(await Device.objects.aget(pk=phone.device))
-    assert await phone.closed() == 4401
-    assert (await tablet.ping())["t"] == "pong"
-    again = await page("bob", "Phone", device=phone.device, signed_in=phone.signed_in, hello=False)
-    await again.say("hello", page=again.page, device={"id": phone.device, "name": "Phone", "kind": "web"})
-    assert await again.closed() == 4401
-
-
 async def test_more_devices_than_anybody_needs_sign_out_the_one_unheard_of_for_longest(page, people, monkeypatch):
     from devices import presence
 

@@ -1167,7 +1167,6 @@ def test_a_sign_out_that_was_overtaken_does_not_hand_the_ring_to_a_device_that_i
     assert makes_noise(phone, call)
 
 
-@call_lock
 def test_a_sign_out_sent_twice_is_one_and_the_order_cannot_matter(alice, phone, laptop, one_rings):
     call = ring(alice, phone.user)
     in_order(signing_out(laptop, call), signing_out(laptop))

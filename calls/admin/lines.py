@@ -476,12 +476,13 @@ _WRITTEN = (RowResult.IMPORT_TYPE_NEW, RowResult.IMPORT_TYPE_UPDATE)
 
 
 def sign_out(request: HttpRequest, devices: QuerySet[Device]) -> int:
-    """Signs these devices out, and notes who did it. Returns how many there were."""
+    """Signs these devices out, with those that share their sign-ins, and notes who did it. Returns how many there
+    were."""
     number = 0
     for device in devices.filter(signed_out_at=None).order_by("pk").iterator(chunk_size=200):
-        switchboard.sign_out(device)
-        audit.record(request, device, signed_out=("no", "yes"))
-        number += 1
+        for gone in switchboard.sign_out(device):  # none, if it went with an earlier one
+            audit.record(request, gone, signed_out=("no", "yes"))
+            number += 1
     return number
 
 

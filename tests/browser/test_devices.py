@@ -230,3 +230,41 @@ def test_signed_out_in_another_tab_the_page_says_so_and_leads_back(bob, expected
     bob.page.get_by_role("link", name="Sign in again").click()
     expect(bob.page.get_by_label("User name")).to_be_visible()
     bob.fills_in_the_form()
+
+
+def test_devices_in_one_browser_are_listed_and_signed_out_together(sign_in, expected_troubles):
+    expected_troubles.append("401")  # of what is asked for just after the sign-out
+    desk, laptop = sign_in("bob"), sign_in("bob")
+    phone = laptop.opens_another_tab("phone").is_online()
+    names = {"desk": desk.device, "laptop": laptop.device}
+    desk.opens("settings")
+    row = desk.page.locator(
+        "#devices li", has=desk.page.get_by_role("button", name=f"Rename {names['laptop']}", exact=True)
+    )
+    expect(row).to_contain_text("Same browser as Phone")
+    row.get_by_role("button", name=f"Sign out {names['laptop']}").click()
+    asked = desk.page.locator("#ask")
+    expect(asked).to_contain_text("The same browser is signed out as a whole: Phone, too.")
+    asked.get_by_role("button", name="Sign out").click()
+    expect(desk.toasts).to_contain_text("2 devices were signed out.")
+    for lost in (laptop, phone):
+        lost.sees("gate")
+        expect(lost.page.get_by_role("alertdialog")).to_contain_text("You are signed out")
+        lost.page.get_by_role("link", name="Sign in again").click()
+        expect(lost.page.get_by_label("User name")).to_be_visible()
+        lost.page.goto(lost.url)
+        expect(lost.page.get_by_label("User name")).to_be_visible()  # there it ends
+    assert desk.is_online().device == names["desk"]
+
+
+def test_signing_out_all_others_keeps_the_devices_of_this_browser(sign_in, expected_troubles):
+    expected_troubles.append("401")
+    desk, laptop = sign_in("bob"), sign_in("bob")
+    phone = laptop.opens_another_tab("phone").is_online()
+    laptop.opens("settings")
+    laptop.page.get_by_role("button", name="Sign out all other devices").click()
+    laptop.page.locator("#ask").get_by_role("button", name="Sign out").click()
+    desk.sees("gate")
+    expect(laptop.page.locator("#sign-out-others")).to_be_hidden()
+    expect(laptop.page.locator("#devices li")).to_have_count(2)
+    phone.is_online()

@@ -47,6 +47,20 @@ def test_a_link_leaves_no_wish_for_a_call_that_comes_later(alice, bob):
     assert (bob.screen, alice.screen) == ("incoming", "outgoing")
 
 
+def test_a_message_that_is_not_the_workers_does_nothing(alice, bob):
+    id = bob_is_rung(alice, bob)
+    for data in ({"type": "call", "action": "answer", "call": id, "ms": 30_000}, {"action": "answer", "call": id}):
+        bob.page.evaluate(
+            """(data) => {
+                window.postMessage(data, "*");
+                navigator.serviceWorker.dispatchEvent(new MessageEvent("message", { data, origin: location.origin }));
+            }""",
+            data,
+        )
+    bob.page.wait_for_timeout(500)
+    assert (bob.screen, alice.screen) == ("incoming", "outgoing")
+
+
 def devices_of(person):
     found = person.page.evaluate("() => fetch('/devices/').then((answer) => answer.json())")
     return {each["name"]: each["since"] for each in found["devices"]}

@@ -79,16 +79,31 @@ export class Settings {
     const sorted = [...this.#devices].sort((a, b) => mine(b) - mine(a));
     list.replaceChildren(...sorted.map((each) => this.#deviceRow(each, mine(each))));
     if (held) list.querySelector(`[data-device="${held.dataset.device}"] [data-do="${heldDo}"]`)?.focus();
-    this.#id("sign-out-others").hidden = !this.#device || this.#devices.length < 2;
+    this.#id("sign-out-others").hidden = !this.#device || this.#others().length === 0;
   }
 
-  #deviceRow({ id, name, kind, online, seen, since }, mine) {
+  // The devices in other browsers than this one.
+  #others() {
+    const here = this.#devices.find((each) => each.id === this.#device?.id);
+    return this.#devices.filter((each) => each !== here && !here?.with.includes(each.id));
+  }
+
+  // What the devices in the same browser are called: "Phone, Tablet".
+  #together(device) {
+    return this.#devices.filter((each) => device.with.includes(each.id)).map((each) => each.name).join(", ");
+  }
+
+  #deviceRow(device, mine) {
+    const { id, name, kind, online, seen, since } = device;
     const row = this.#make("t-device");
     const slot = (wanted) => row.querySelector(`[data-slot=${wanted}]`);
     row.dataset.device = id;
     slot("icon").setAttribute("href", kind === "ios" || kind === "android" ? "#i-mobile" : "#i-device");
     slot("name").textContent = name;
     slot("this").hidden = !mine;
+    const together = this.#together(device);
+    slot("together").textContent = together && put(gettext("Same browser as {names}"), { names: together });
+    slot("together").hidden = !together;
     slot("dot").dataset.link = online ? "on" : "off";
     const seenAt = new Date(seen);
     const words = online ? gettext("Online") : put(gettext("Last seen {when}"), { when: agoWords(seenAt) });
@@ -118,17 +133,21 @@ export class Settings {
   }
 
   async #signOut(id) {
-    const { name } = this.#devices.find((each) => each.id === id);
+    const device = this.#devices.find((each) => each.id === id);
+    const words = [gettext("It stops ringing at once, and a call on it ends. Sign in there to use it again.")];
+    const names = this.#together(device);
+    if (names) words.push(put(gettext("The same browser is signed out as a whole: {names}, too."), { names }));
+    if (device.with.includes(this.#device?.id)) words.push(gettext("This is the browser that you are using now."));
     const sure = await this.#options.confirm({
-      title: put(gettext("Sign out {name}?"), { name }),
-      words: gettext("It stops ringing at once, and a call on it ends. Sign in there to use it again."),
+      title: put(gettext("Sign out {name}?"), { name: device.name }),
+      words: words.join(" "),
       button: gettext("Sign out"),
     });
     if (sure) this.#afterSignOut(await this.#account.post(this.#options.urls.signOut, { id }));
   }
 
   async #signOutOthers() {
-    const n = this.#devices.length - 1;
+    const n = this.#others().length;
     const sure = await this.#options.confirm({
       title: gettext("Sign out all other devices?"),
       words: put(
