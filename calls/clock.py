@@ -17,6 +17,8 @@ log = logging.getLogger(__name__)
 
 BATCH = 200  # due calls taken in one tick
 ERRAND_S = 3.0  # between two errands of a kind: sockets of a deactivated account close within 5 s
+SWEPT = 500  # devices whose sign-in one errand looks at: 100,000 of them take ten minutes
+ENDING_S = 0.25  # for which one errand signs devices out: it must not hold up the deadlines
 FORGET_S = 60.0  # for what is kept for minutes anyway
 BLIND_S = 5.0  # a gap between ticks after which silence is counted anew: nobody could be heard meanwhile
 
@@ -38,9 +40,11 @@ class Clock:
         self.ticked = time.monotonic()
         self.every = {
             switchboard.sign_out_deactivated: ERRAND_S,
+            self._end_sign_ins: ERRAND_S,
             self._tell_expired: ERRAND_S,
             self._forget_spent: FORGET_S,
         }
+        self.swept = ""  # the session up to which the sign-ins were looked at
         self.turns = dict.fromkeys(self.every, 0.0)  # by time.monotonic()
 
     def tick(self) -> None:
@@ -70,6 +74,22 @@ class Clock:
     @staticmethod
     def _forget_spent() -> None:
         switchboard.forget_spent(timezone.now())
+
+    def _end_sign_ins(self) -> None:
+        """Signs out devices whose sign-in has ended without a word: nobody may have a page of them open."""
+        before = self.swept
+        found, self.swept = switchboard.ended_sign_ins(self.swept, SWEPT)
+        began = time.monotonic()
+        for user, session in found:
+            if time.monotonic() - began > ENDING_S:
+                self.swept = before
+                break
+            try:
+                switchboard.end_sign_in(user, session)
+            except pool.AWAY:
+                raise
+            except Exception:
+                log.exception("a sign-in that has ended could not be signed out")
 
     def _tell_expired(self) -> None:
         now = timezone.now()

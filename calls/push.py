@@ -26,6 +26,7 @@ from django.utils import timezone
 
 from calls import conf, machine
 from calls.models import Leg
+from devices import sessions
 from devices.models import Device
 
 log = logging.getLogger(__name__)
@@ -96,13 +97,15 @@ class Sender:
 
     def _wake(self, pool: ThreadPoolExecutor, call: machine.Call) -> None:
         now = timezone.now()
-        asleep = [
-            Pushed(device.pk, device.push)
+        woken = [
+            ((leg.key, device.session), Pushed(device.pk, device.push))
             for leg in call.legs
             if leg.state == "ringing"
             for device in Device.objects.filter(user__pk=leg.key, signed_out_at=None, online_until__lte=now)
             if device.push is not None and machine.visible(leg, device.pk)
         ]
+        ended = sessions.ended(sign_in for sign_in, _ in woken)  # the clock will sign these out
+        asleep = [pushed for sign_in, pushed in woken if sign_in not in ended]
         ends = [leg.ring_until for leg in call.legs if leg.ring_until]
         seconds = max(1, int((max(ends) - now).total_seconds())) if ends else 1
         if asleep:

@@ -14,6 +14,7 @@ import time
 import uuid
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import msgspec
@@ -576,10 +577,32 @@ def _sign_out(user: Key, which: Q, why: str, *, end_sessions: bool = True) -> li
     return gone
 
 
-def sign_out_deactivated() -> None:
-    """Closes what is still open of accounts that were deactivated, whoever did it and however."""
-    for device in Device.objects.filter(signed_out_at=None, user__is_active=False):
+def sign_out_deactivated(user: Key = None) -> None:
+    """Closes what is still open of accounts that were deactivated, whoever did it and however; or of this one."""
+    found = Device.objects.filter(signed_out_at=None, user__is_active=False)
+    for device in found if user is None else found.filter(user=user):
         sign_out(device, "deactivated")
+
+
+def sign_out_ended(user: Key) -> None:
+    """Signs out the devices of this user whose sign-in has ended: the password was changed, say."""
+    mine = Device.objects.filter(user=user, signed_out_at=None).exclude(session="")
+    for _, session in sessions.ended((str(user), session) for session in set(mine.values_list("session", flat=True))):
+        end_sign_in(user, session)
+
+
+def keep_devices(user: Key, old: str, new: str) -> None:
+    """The session has another stored key now, and the sign-in is the same: its devices stay signed in."""
+    if old and new:
+        Device.objects.filter(user=user, session=old, signed_out_at=None).update(session=new)
+
+
+def ended_sign_ins(after: str, most: int) -> tuple[list[sessions.SignIn], str]:
+    """Looks at the sign-ins behind so many signed-in devices, in the order of their sessions. Returns those that have
+    ended, and the session after which to go on; "" when these were the last."""
+    signed_in = Device.objects.filter(signed_out_at=None, session__gt=after).order_by("session")
+    found = [(str(user), session) for user, session in signed_in.values_list("user", "session")[:most]]
+    return sorted(sessions.ended(found), key=itemgetter(1)), found[-1][1] if len(found) == most else ""
 
 
 def due(now: dt.datetime, watching_since: dt.datetime, limit: int) -> tuple[list[Perform], list[Perform]]:

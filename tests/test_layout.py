@@ -29,7 +29,7 @@ MAY_IMPORT = {
     "calls.hot": {"calls.machine", "devices.models", "devices.prepared", "devices.presence"},
     "calls.facts": {"calls.machine", "calls.conf", "calls.models", "calls.hot"}
     | {"devices.models", "devices.policy", "devices.prepared", "devices.presence"},
-    "calls.push": {"calls.machine", "calls.conf", "calls.models", "devices.models"},
+    "calls.push": {"calls.machine", "calls.conf", "calls.models", "devices.models", "devices.sessions"},
     "calls.history": {"calls.machine", "calls.models"},
     "calls.desk": {
         "calls.machine",

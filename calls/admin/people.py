@@ -1,21 +1,40 @@
 """Accounts and roles. Nobody can give somebody, or themselves, more than they have."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from django.contrib import admin
 from django.contrib.auth import get_user_model
 from django.contrib.auth.admin import GroupAdmin, UserAdmin
 from django.contrib.auth.models import Group, Permission
-from django.http import HttpRequest
+from django.db import transaction
+from django.http import HttpRequest, HttpResponse
 
+from calls import switchboard
 from calls.admin.base import NAMES, PanelAdmin, with_words
 from devices.models import Line
+from devices.sessions import stored_key
 
 User = get_user_model()
 if admin.site.is_registered(User):
     admin.site.unregister(User)
 if admin.site.is_registered(Group):
     admin.site.unregister(Group)
+
+
+def changing_password(request: HttpRequest, user: Any, change: Callable[[], HttpResponse]) -> HttpResponse:
+    """Signs out the devices of the user whose password this changes, at once. Those of the browser in which it was
+    changed stay, as its sign-in does, under a session with another key."""
+    before = stored_key(request.session.session_key)
+    response = change()
+    if request.method == "POST":
+        after = stored_key(request.session.session_key)
+        if before != after:
+            request.session.save()  # with its proof of the new password: else it would look as if it had ended
+            switchboard.keep_devices(request.user.pk, before, after)
+        switchboard.sign_out_ended(user)
+    return response
 
 
 def may_give(request: HttpRequest, role: Group) -> bool:
@@ -75,6 +94,13 @@ class PersonAdmin(PanelAdmin, UserAdmin):
     def save_model(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:
         super().save_model(request, obj, form, change)
         Line.make([obj.pk])  # so that the list of lines has everybody
+        if change and not obj.is_active:  # after the form's transaction
+            transaction.on_commit(partial(switchboard.sign_out_deactivated, obj.pk), robust=True)
+
+    def user_change_password(self, request: HttpRequest, id: str, form_url: str = "") -> HttpResponse:
+        user = self.get_object(request, id)
+        change = partial(super().user_change_password, request, id, form_url)
+        return changing_password(request, user.pk if user else None, change)
 
 
 @admin.register(Group)

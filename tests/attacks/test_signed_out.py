@@ -1,17 +1,26 @@
 """Attacks with a browser that should not be signed in any more: a lost laptop, an old password, a sign-in long over."""
 
+import datetime as dt
 import json
+import time
 
 import pytest
 from asgiref.sync import sync_to_async
+from django.conf import settings
+from django.contrib.auth import BACKEND_SESSION_KEY, HASH_SESSION_KEY, SESSION_KEY
+from django.contrib.sessions.models import Session
+from django.db import connection
 from django.test import Client
+from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 from django.utils import timezone
 
+from calls.clock import Clock
 from devices import presence
 from devices.models import Device
-from devices.sessions import stored_key
+from devices.sessions import SessionStore, stored_key
 from tests.pages import Closed
+from tests.test_push import Browser, service  # noqa: F401 - a fixture
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -125,3 +134,150 @@ async def test_a_device_that_makes_room_and_is_alone_in_its_browser_leaves_no_si
     await first.close()
     await page("carol", "Second")
     assert await can_do_nothing(page, first)
+
+
+async def subscribed(page, service):  # noqa: F811
+    """The page's device can be woken, and its page is closed."""
+    browser = Browser(service)
+    await page.close()
+    await Device.objects.filter(pk=page.device).aupdate(push=browser.subscription)
+    return browser
+
+
+async def test_logging_out_of_the_panel_signs_out_the_device_and_ends_its_push(page, service):  # noqa: F811
+    phone = await page("operator", "Phone")
+    second = await page("operator", "Second", signed_in=phone.signed_in)
+    await subscribed(second, service)
+    said = await sync_to_async(browser(phone.signed_in).post)("/admin/logout/")
+    assert said["Location"] == "/accounts/login/"
+    assert await phone.closed() == 4401
+    assert await signed_in(phone, second) == [False, False]
+    assert (await Device.objects.aget(pk=second.device)).push is None
+
+
+def end(how, page, people):
+    """Ends the sign-in behind this page as nobody of ours sees it."""
+    user, session = people[page.user], Session.objects.filter(pk=session_of(page))
+    if how == "session deleted":
+        session.delete()
+    elif how == "session run out":
+        session.update(expire_date=timezone.now() - dt.timedelta(days=20))
+    else:
+        user.set_password("another one")
+        user.save()
+
+
+ENDS = ["session deleted", "session run out", "password changed"]
+
+
+def swept(clock, true):
+    """Ticks until it is true; whether that was within what one round takes, with errands that take turns."""
+    for _ in range(200):
+        clock.tick()
+        if true():
+            return True
+        clock.turns = {errand: at - 10 for errand, at in clock.turns.items()}  # as if so many seconds had passed
+    return False
+
+
+@pytest.mark.parametrize("how", ENDS)
+async def test_a_sign_in_that_has_ended_is_not_rung_and_takes_no_ring(page, people, service, how):  # noqa: F811
+    desk = await page("carol", "Desk")
+    old = await page("carol", "Old phone")
+    desk_browser, _ = await subscribed(desk, service), await subscribed(old, service)
+    await sync_to_async(end)(how, old, people)
+    if how == "password changed":  # and carol has signed in at her desk with it
+        back = await page("carol", "Desk", device=desk.device)
+        await back.close()
+        newest = Device.objects.filter(pk=old.device)
+        await newest.aupdate(logged_in_at=timezone.now() + dt.timedelta(seconds=1))
+
+    def over():
+        return Device.objects.filter(pk=old.device, signed_out_at__isnull=False, push__isnull=True).exists()
+
+    assert await sync_to_async(swept)(Clock(), over)
+    assert await signed_in(desk) == [True]
+    alice = await page("alice")
+    call = (await alice.invite("carol"))["call"]["id"]
+    path, _, body = await sync_to_async(service.push)()
+    assert desk_browser.subscription["endpoint"].endswith(path)
+    assert desk_browser.opens(body) == {"call": call}
+    assert service.came.empty()
+
+
+@pytest.mark.parametrize("how", ENDS)
+async def test_nor_before_the_clock_has_come_by(page, people, service, how):  # noqa: F811
+    desk, old = await page("bob", "Desk"), await page("bob", "Old phone")
+    desk_browser, _ = await subscribed(desk, service), await subscribed(old, service)
+    await sync_to_async(end)(how, old, people)
+    if how == "password changed":
+        back = await page("bob", "Desk", device=desk.device)
+        await back.close()
+    alice = await page("alice")
+    await alice.invite("bob")  # rings all devices
+    path, _, _ = await sync_to_async(service.push)()
+    assert desk_browser.subscription["endpoint"].endswith(path)
+    await sync_to_async(time.sleep)(0.3)
+    assert service.came.empty()
+
+
+@pytest.mark.parametrize("whose", ["own", "another's"])
+async def test_a_password_that_is_changed_in_the_panel_signs_out_at_once(page, people, service, whose):  # noqa: F811
+    panel, user = Client(), people["operator"] if whose == "own" else people["bob"]
+    await sync_to_async(panel.force_login)(people["operator"])
+    here = await page("operator", "Here", signed_in=f"sessionid={panel.cookies['sessionid'].value}")
+    away = await page(user.username, "Away")
+    await subscribed(away, service)
+    since = (await Device.objects.aget(pk=here.device)).logged_in_at
+    new = {"password1": "Quite-an0ther", "password2": "Quite-an0ther", "usable_password": "true"}
+    own = {"old_password": "secret", "new_password1": "Quite-an0ther", "new_password2": "Quite-an0ther"}
+    path = (
+        reverse("admin:password_change")
+        if whose == "own"
+        else reverse("admin:auth_user_password_change", args=[user.pk])
+    )
+    said = await sync_to_async(panel.post)(path, own if whose == "own" else new)
+    assert said.status_code == 302, said.content
+    assert await signed_in(here, away) == [True, False]
+    assert (await Device.objects.aget(pk=away.device)).push is None
+    assert (await here.ping())["t"] == "pong"
+    await here.close()
+    cookie = f"{settings.SESSION_COOKIE_NAME}={panel.cookies['sessionid'].value}"
+    await page("operator", "Here", device=here.device, signed_in=cookie)
+    assert (await Device.objects.aget(pk=here.device)).logged_in_at == since  # it is the same sign-in
+
+
+async def test_an_account_that_is_deactivated_in_the_panel_is_signed_out_at_once(page, people, service):  # noqa: F811
+    panel, awake, asleep = Client(), await page("bob", "Awake"), await page("bob", "Asleep")
+    await subscribed(asleep, service)
+    await sync_to_async(panel.force_login)(people["operator"])
+    path = reverse("admin:auth_user_change", args=[people["bob"].pk])
+    said = await sync_to_async(panel.post)(
+        path, {"username": "bob", "date_joined_0": "2026-01-01", "date_joined_1": "0:0"}
+    )
+    assert said.status_code == 302, said.content
+    assert (await awake.until(lambda frame: frame["t"] == "bye"))["why"] == "deactivated"
+    assert await signed_in(awake, asleep) == [False, False]
+
+
+def test_a_round_of_all_sign_ins_takes_few_statements_and_signs_out_those_that_ended(people):
+    now, store = timezone.now(), SessionStore()
+    bob = {
+        SESSION_KEY: str(people["bob"].pk),
+        HASH_SESSION_KEY: people["bob"].get_session_auth_hash(),
+        BACKEND_SESSION_KEY: settings.AUTHENTICATION_BACKENDS[-1],
+    }
+    later, data, keys = now + dt.timedelta(days=1), store.encode(bob), [stored_key(str(n)) for n in range(1200)]
+    Session.objects.bulk_create([Session(session_key=key, session_data=data, expire_date=later) for key in keys])
+    common = {"user": people["bob"], "name": "Phone", "logged_in_at": now, "last_seen_at": now, "online_until": now}
+    Device.objects.bulk_create([Device(session=key, **common) for key in keys])
+    clock, spent = Clock(), []
+    for _ in range(3):
+        with CaptureQueriesContext(connection) as asked:
+            clock._end_sign_ins()
+        spent.append(len(asked))
+    assert (spent, clock.swept) == ([3, 3, 3], "")
+    assert not Device.objects.exclude(signed_out_at=None).exists()
+    Session.objects.filter(pk__in=keys[:30]).delete()
+    assert swept(clock, lambda: not Device.objects.filter(session__in=keys[:30], signed_out_at=None).exists())
+    assert not Device.objects.filter(session__in=keys[30:]).exclude(signed_out_at=None).exists()
