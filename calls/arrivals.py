@@ -74,7 +74,7 @@ def _arrived(visit: Visit, seen: presence.Seen, greeting: hot.Greeting, until: d
     hello = visit.hello
     claim = seen.claims.get(hello.session)
     user = greeting.users.get(claim.user) if claim else None
-    if claim is None or user is None or not sessions.stands(user, claim):
+    if claim is None or user is None or not sessions.stands(user, greeting.passwords[claim.user], claim):
         raise presence.SignedOut
     line = greeting.lines.get(claim.user)
     if hello.device is None or line is None or hello.session not in seen.locked:

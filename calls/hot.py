@@ -231,10 +231,12 @@ async def catch_up(
 
 
 class Greeting(NamedTuple):
-    """What is read for people whose devices arrive. Users and lines by the user's key, as far as there are any."""
+    """What is read for people whose devices arrive, by the user's key, as far as there are any. The users themselves
+    are kept in memory, so they come without their password hashes."""
 
     now: dt.datetime  # on the database's clock
     users: dict[str, Any]
+    passwords: dict[str, str]
     lines: dict[str, Line]
     calls: list[Call]
 
@@ -249,6 +251,7 @@ async def greet(ask: prepared.Ask, people: Collection[str]) -> Greeting:
     return Greeting(
         found.now,
         {str(user.pk): user for user in users},
+        found.passwords or {},
         {str(line.user_id): line for line in lines},
         found.calls or [],
     )
@@ -276,6 +279,7 @@ class Greeted(Answer):
     """The same of a greeting."""
 
     now: dt.datetime = dt.datetime.min
+    passwords: dict[str, str] | None = None
 
 
 _greeted = msgspec.json.Decoder(Greeted).decode
@@ -353,14 +357,15 @@ def _one_line() -> str:
 @cache
 def _greeting() -> str:
     """$1 are keys of users, $2 must be empty."""
-    model = get_user_model()
+    meta: Any = get_user_model()._meta
+    key, password = meta.pk.column, meta.get_field("password").column
+    columns = prepared.columns(get_user_model()).replace(f'"{password}"', f"'' AS \"{password}\"")
+    theirs = f"FROM {meta.db_table} WHERE {key} = ANY({_keys(1)})"
     return f"""
         SELECT json_build_object(
             'now', now(),
-            'users', (SELECT json_agg(person) FROM (
-                SELECT {prepared.columns(model)} FROM {model._meta.db_table}
-                WHERE {model._meta.pk.column} = ANY({_keys(1)})
-            ) person),
+            'users', (SELECT json_agg(person) FROM (SELECT {columns} {theirs}) person),
+            'passwords', (SELECT json_object_agg({key}, "{password}") {theirs}),
             'lines', (SELECT json_agg(line) FROM (
                 SELECT {prepared.columns(Line)} FROM devices_line WHERE user_id = ANY({_keys(1)})
             ) line),

@@ -74,7 +74,7 @@ def arrive(user_key: str, hello: Hello, stays_s: float) -> Arrival:
         # device with it.
         claim = sessions.claims([hello.session], lock=True).get(hello.session)
         user = get_user_model()._default_manager.filter(pk=user_key).first()
-        if claim is None or user is None or not sessions.stands(user, claim):
+        if claim is None or user is None or not sessions.stands(user, user.password, claim):
             raise SignedOut
         if known is None:
             crowded_out = _make_room(user_key)

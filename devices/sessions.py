@@ -11,6 +11,7 @@ stretching.
 
 import hashlib
 from collections.abc import Iterable
+from copy import copy
 from functools import lru_cache
 from importlib import import_module
 from typing import Any, NamedTuple
@@ -70,9 +71,10 @@ def user_of(stored: str) -> str | None:
     return found.user if found and found.proof in proofs([found.user]).get(found.user, ()) else None
 
 
-def stands(user: Any, claimed: Claim) -> bool:
-    """Whether the user is the one that a session claims, is active, and has the password that it was made with."""
-    return bool(user.is_active) and str(user.pk) == claimed.user and claimed.proof in _proofs(user)
+def stands(user: Any, password: str, claimed: Claim) -> bool:
+    """Whether the user, who has this password hash, is the one that a session claims, is active, and had the same hash
+    when the session was made."""
+    return bool(user.is_active) and str(user.pk) == claimed.user and claimed.proof in _proofs(user, password)
 
 
 def proofs(users: Iterable[str]) -> dict[str, frozenset[str]]:
@@ -84,9 +86,13 @@ def proofs(users: Iterable[str]) -> dict[str, frozenset[str]]:
     return {str(user.pk): _proofs_of(user) for user in found}
 
 
-def _proofs(user: Any) -> frozenset[str]:
+def _proofs(user: Any, password: str) -> frozenset[str]:
     model: Any = type(user)
-    return _proofs_by(model, user.password) if _by_password(model) else _proofs_of(user)
+    if _by_password(model):
+        return _proofs_by(model, password)
+    user = copy(user)
+    user.password = password
+    return _proofs_of(user)
 
 
 def _by_password(model: Any) -> bool:
