@@ -6,7 +6,7 @@ from typing import Any
 
 from channels.routing import ProtocolTypeRouter, URLRouter
 from django.core.asgi import get_asgi_application
-from django.urls import path
+from django.urls import path, re_path
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "callplatform.settings")
 http = get_asgi_application()  # fills the app registry, so it comes before the imports that need models
@@ -21,7 +21,16 @@ hub.errands = [clock.run, sign_ins.run]
 
 consumer: Any = SignalingConsumer.as_asgi()  # Django's type of path() knows views only
 board: Any = Wallboard.as_asgi()
-sockets: Any = URLRouter([path("ws/", consumer), path("ws/wallboard/", board)])
+
+
+async def nowhere(_scope: Any, receive: Any, send: Any) -> None:
+    """Refuses a socket whose path leads nowhere, with HTTP 403. The router itself would raise."""
+    await receive()
+    await send({"type": "websocket.close"})
+
+
+nothing: Any = nowhere
+sockets: Any = URLRouter([path("ws/", consumer), path("ws/wallboard/", board), re_path("", nothing)])
 
 
 async def lifespan(_scope: Any, receive: Any, send: Any) -> None:

@@ -49,6 +49,10 @@ def is_allowed(headers: Iterable[tuple[bytes, bytes]]) -> bool:
 
 def is_host(netloc: str) -> bool:
     """Whether it is `name` or `name:port` and nothing else, which `null` is not taken for."""
+    try:
+        urlsplit(f"//{netloc}")
+    except ValueError:  # what stands in brackets is no address
+        return False
     return bool(re.fullmatch(r"([a-z0-9_.-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?", netloc))
 
 

@@ -26,6 +26,6 @@ def _address(peer: str | None, forwarded: str) -> str | None:
     proxies, said = conf.get("PROXIES"), forwarded.split(",")
     address = said[-proxies].strip() if 0 < proxies <= len(said) else peer
     try:
-        return str(ipaddress.ip_address(address or ""))
+        return str(ipaddress.ip_address((address or "").partition("%")[0]))  # without an interface: fe80::1%eth0
     except ValueError:
         return None

@@ -231,7 +231,8 @@ async def catch_up(
 
 
 class Greeting(NamedTuple):
-    """What is read for people whose devices arrive. Users and lines by the user's key, as far as there are any."""
+    """What is read for people whose devices arrive, by the user's key, as far as there are any. The users themselves
+    are kept in memory, so they come without their password hashes."""
 
     now: dt.datetime  # on the database's clock
     users: dict[str, Any]

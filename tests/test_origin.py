@@ -58,6 +58,9 @@ async def test_pages_of_the_site_and_of_trusted_origins_may(origin: str, host: s
         (None, "calls.example.com"),
         ("", "calls.example.com"),
         ("null", "calls.example.com"),
+        ("http://[.]", "[.]"),  # Python's own parser raises for these
+        ("http://[1.2]:80", "calls.example.com"),
+        ("http://[:::::]", "calls.example.com"),
         ("https://evil.example", "calls.example.com"),
         ("https://evil.example", "evil.example"),
         ("https://evil.example", None),

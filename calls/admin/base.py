@@ -11,7 +11,7 @@ from django.contrib.admin import helpers
 from django.contrib.admin.options import IncorrectLookupParameters
 from django.contrib.admin.views.main import ChangeList
 from django.contrib.auth import get_user_model
-from django.core.exceptions import PermissionDenied
+from django.core.exceptions import PermissionDenied, ValidationError
 from django.core.paginator import Paginator
 from django.db.models import Q, QuerySet
 from django.forms.utils import ErrorList, flatatt
@@ -119,6 +119,16 @@ class PanelAdmin(admin.ModelAdmin):
     def action_checkbox(self, obj: Any) -> SafeString:
         attrs = {"class": "action-select", "aria-label": f"Select this object for an action - {obj}"}
         return PlainCheckbox(attrs, lambda value: False).render(helpers.ACTION_CHECKBOX_NAME, str(obj.pk))
+
+    def response_action(self, request: HttpRequest, queryset: QuerySet[Any]) -> HttpResponse | None:
+        """Django answers 500 when a selected key cannot be one of this table."""
+        for key in request.POST.getlist(helpers.ACTION_CHECKBOX_NAME):
+            try:
+                self.opts.pk.to_python(key)
+            except ValidationError:
+                messages.error(request, "Nothing was done: one of the selected rows does not exist.")
+                return None
+        return super().response_action(request, queryset)
 
     def history_view(self, request: HttpRequest, object_id: str, extra_context: Any = None) -> HttpResponse:
         """Who changed it is for those who may see the audit log: Django lets whoever may see the row."""
