@@ -319,7 +319,7 @@ def refusal(outcome: Outcome) -> tuple[str, dict[str, Any]] | None:
 
 
 def check_invariants() -> None:
-    """The invariants of races.md that rows can show, for every call there is (the numbers are theirs)."""
+    """The invariants of docs/races.md that rows can show, for every call. Assertions name them by their number."""
     histories = {call.id: models.Entry.objects.filter(call=call).order_by("v") for call in models.Call.objects.all()}
     for call, entries in histories.items():
         _check_history(value_of(call), list(entries))

@@ -1,6 +1,6 @@
 """Every race that a call of two can meet, in both orders, each order forced with real locks on PostgreSQL.
 
-The headings are the rows of the design's table of races. In `in_order(first, second)` the first holds its lock and has
+The headings are the rows of docs/races.md. In `in_order(first, second)` the first holds its lock and has
 written everything but its entry when the second arrives, so the second meets exactly the moment between lock and
 commit. Where a row of the table has no lock to meet, the test's name says that the order cannot matter. The marks name
 the one lock without which a test fails; benchmarks/deleted_lock.py deletes each of them and looks.
