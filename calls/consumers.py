@@ -26,6 +26,8 @@ from calls.hub import Said, hub
 from calls.machine import Refused, Seat
 from calls.sign_ins import SignIn
 from calls.switchboard import Beat, CatchUp, Goodbye, Leaving, Mail, Outcome, Perform, Place, Renamed
+from calls.view import View, view
+from calls.view import shape as shape_of
 from devices import presence
 
 log = logging.getLogger(__name__)
@@ -200,7 +202,7 @@ class SignalingConsumer(AsyncConsumer):
                 hub.part(key, self)
         device = arrival.device
         self.beat_at = self.ice_at = time.monotonic()
-        views = [view for call in calls if (view := self._view(call)) and call.state != "ended"]
+        views = [seen for call in calls if (seen := self._view(call)) and call.state != "ended"]
         self._send(
             protocol.encode(
                 {
@@ -267,13 +269,13 @@ class SignalingConsumer(AsyncConsumer):
         self._pong(frame, [await self._heard(seat, call) for call in found])
 
     def _pong(self, frame: protocol.Ping, calls: Sequence[machine.Call]) -> None:
-        views = [view for call in calls if (view := self._view(call))]
-        newer = [view for view in views if view["v"] > frame.calls.get(uuid.UUID(view["id"]), 0)]
+        views = [seen for call in calls if (seen := self._view(call))]
+        newer = [seen for seen in views if seen.v > frame.calls.get(uuid.UUID(seen.id), 0)]
         if newer:
             metrics.REPAIRED.inc(len(newer))
-        seen = {view["id"] for view in views}
         pong: dict[str, Any] = {"t": "pong", "re": frame.id, "calls": newer}
-        gone = [str(id) for id in frame.calls if str(id) not in seen]
+        there = {seen.id for seen in views}
+        gone = [str(id) for id in frame.calls if str(id) not in there]
         if gone:
             pong["gone"] = gone
         if time.monotonic() - self.ice_at > conf.get("TURN_TTL_S") / 2:
@@ -379,16 +381,15 @@ class SignalingConsumer(AsyncConsumer):
         if known is not None and known.v >= call.v:
             return
         seat = self.seat
-        shape = machine.shape(call, seat.key, seat.device, seat.page)
+        shape = shape_of(call, seat.key, seat.device, seat.page)
         self._note(call, shape is not None)
         if shape is not None:
             if shape not in views:
-                seen = machine.view(call, seat.key, seat.device, timezone.now(), seat.page)
-                view = protocol.encode(seen)
-                views[shape] = view, protocol.event(view)
-            view, event = views[shape]
+                text = protocol.encode(view(call, seat.key, seat.device, timezone.now(), seat.page))
+                views[shape] = text, protocol.event(text)
+            text, event = views[shape]
             if self.obeying:
-                self.told = call, view
+                self.told = call, text
             self._send(event)
         elif call.state == "ended":  # nothing of the call itself, but the person may have missed it
             self._send(protocol.encode({"t": "history"}))
@@ -417,12 +418,12 @@ class SignalingConsumer(AsyncConsumer):
             self.closing = True
             self._post({"type": "websocket.close", "code": protocol.CLOSE[why], "reason": why})
 
-    def _view(self, call: machine.Call) -> dict[str, Any] | None:
+    def _view(self, call: machine.Call) -> View | None:
         """This device's view of the call, which is noted."""
         assert self.seat is not None
-        view = machine.view(call, self.seat.key, self.seat.device, timezone.now(), self.seat.page)
-        self._note(call, view is not None)
-        return view
+        seen = view(call, self.seat.key, self.seat.device, timezone.now(), self.seat.page)
+        self._note(call, seen is not None)
+        return seen
 
     def _note(self, call: machine.Call, visible: bool) -> None:
         """Signals and later frames are held against the last value seen."""
@@ -454,15 +455,15 @@ class SignalingConsumer(AsyncConsumer):
         return bool(mine and theirs and mine.epoch <= mail.epoch and theirs.epoch <= mail.sender_epoch)
 
     def _reply(self, re: str | None, call: machine.Call | None, refused: Refused | None) -> None:
-        view: Any = None
+        seen: Any = None
         if self.told is not None and self.told[0] is call:  # the event of this change: the reply shows the same
-            view = msgspec.Raw(self.told[1].encode())
+            seen = msgspec.Raw(self.told[1].encode())
         elif call is not None and self.seat is not None:
-            view = self._view(call)
+            seen = self._view(call)
         self.told = None
-        if call is not None and view is None and refused is None:
+        if call is not None and seen is None and refused is None:
             refused = Refused("not_found")
-        self._send(protocol.reply(re, view, refused))
+        self._send(protocol.reply(re, seen, refused))
 
     def _spend_token(self) -> None:
         """A refused frame costs its token too: whoever does not wait gets into debt, and is closed at the end of it."""

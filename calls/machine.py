@@ -1,9 +1,9 @@
 """The rules of a call: every legal move is in this file, and nothing else changes a call.
 
-`decide(call, command, now)` returns the next value of the call, the same value (a repeat), or raises `Refused`.
-`view(call, key, device, now)` is what one device may see of it. Both are pure: no clock, no rows, no sockets, and
-the file imports neither Django nor Channels nor asyncio. What a decision needs to know of the world (limits, who is
-online, in which other call the device is) is in the command, so that a stored command can be decided again.
+`decide(call, command, now)` returns the next value of the call, the same value (a repeat), or raises `Refused`. It is
+pure: no clock, no rows, no sockets, and the file imports neither Django nor Channels nor asyncio. What a decision needs
+to know of the world (limits, who is online, in which other call the device is) is in the command, so that a stored
+command can be decided again. What a device may see of a call is in view.py.
 
 People are named by `key` (the account's primary key as text), devices and pages by UUID. Times are aware datetimes.
 """
@@ -11,7 +11,7 @@ People are named by `key` (the account's primary key as text), devices and pages
 import datetime as dt
 import uuid
 from collections.abc import Collection
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -85,14 +85,6 @@ class Call(Struct, frozen=True):
     ended_at: dt.datetime | None = None
     ended_by: str = ""  # the key of the person whose command ended it, so that a resent hangup is no error
     note: str = ""  # why the operator ended it, in words for everybody in it
-
-
-class Shape(NamedTuple):
-    """How a page stands to a call: whose it is, whether the leg is bound to its device, and to the page itself."""
-
-    key: str
-    here: bool
-    bound: bool
 
 
 class Seat(Struct, frozen=True):
@@ -341,75 +333,6 @@ def same_invite(first: Invite, by: Seat, to: Collection[str], kind: Kind, ring_s
     """Whether a repeated call id asks this seat's device for the same call. `to`: the names of users."""
     before = first.by.key, first.by.device, {c.user for c in first.callees}, first.kind, first.ring_s, first.data
     return before == (by.key, by.device, set(to), kind, ring_s, data)
-
-
-def shape(call: Call, key: str, device: uuid.UUID, page: uuid.UUID | None) -> Shape | None:
-    """What a view depends on beside the call and the time: pages of one shape see the same. None: they see nothing."""
-    mine = leg_of(call, key)
-    if mine is None or not visible(mine, device):
-        return None
-    here = mine.device == device
-    return Shape(key, here, here and mine.page == page)
-
-
-def view(
-    call: Call, key: str, device: uuid.UUID, now: dt.datetime, page: uuid.UUID | None = None
-) -> dict[str, Any] | None:
-    """What this user's device (and its page) may see: the protocol's view, or None when it may see nothing."""
-    mine, seen_as = leg_of(call, key), shape(call, key, device, page)
-    if mine is None or seen_as is None:
-        return None
-    ring_ms = 0
-    if mine.state == "ringing" and mine.ring_until:
-        ring_ms = max(0, round((mine.ring_until - now).total_seconds() * 1000))
-    secs = ((call.ended_at or now) - call.answered_at).total_seconds() if call.answered_at else 0
-    view = {
-        "id": str(call.id),
-        "v": call.v,
-        "kind": call.kind,
-        "state": call.state,
-        "reason": call.reason,
-        "host": next(leg.user for leg in call.legs if leg.key == call.host),
-        "secs": max(0, int(secs)),
-        "me": {
-            "state": mine.state,
-            "here": seen_as.here,
-            "device": mine.device_name or None,
-            "ring_ms": ring_ms,
-            "can": _can(call, mine, seen_as),
-        },
-        "legs": [
-            {
-                "user": leg.user,
-                "name": leg.name,
-                "dir": leg.dir,
-                "state": leg.state,
-                "reason": leg.reason,
-                "alerted": leg.alerted,
-                "epoch": leg.epoch,
-                "held": leg.held,
-                "mic": leg.mic,
-                "cam": leg.cam,
-                "online": leg.online,
-                "data": leg.data,
-            }
-            for leg in call.legs
-        ],
-    }
-    return view | {"note": call.note} if call.note else view
-
-
-def _can(call: Call, mine: Leg, seen_as: Shape) -> list[str]:
-    if call.state == "ended" or mine.state not in LIVE:
-        return []
-    if mine.state == "ringing":
-        return ["ringing", "answer", "reject", "end"]
-    if not seen_as.here:
-        return ["move", "end"]
-    if not seen_as.bound:
-        return ["move", "hangup", "end"]
-    signal = ["signal"] if any(leg.state == "joined" for leg in call.legs if leg is not mine) else []
-    return ["hangup", "end", "media", *signal]
 
 
 def _place(invite: Invite, now: dt.datetime) -> Call:

@@ -16,6 +16,7 @@ from contextlib import closing, contextmanager
 from copy import copy
 from typing import Any, NamedTuple
 
+import msgspec
 from django.db import connection
 from django.utils import timezone
 
@@ -23,6 +24,7 @@ from calls import conf, machine, models, switchboard
 from calls.clock import Clock
 from calls.machine import Seat
 from calls.switchboard import Leaving, Outcome
+from calls.view import view
 from devices import presence
 from devices.models import Device
 
@@ -249,7 +251,8 @@ class Handset:
 
     def sees(self, call: uuid.UUID) -> dict[str, Any] | None:
         """The view that this page would be shown now."""
-        return machine.view(value_of(call), self.key, self.id, timezone.now(), self.page)
+        seen = view(value_of(call), self.key, self.id, timezone.now(), self.page)
+        return None if seen is None else msgspec.to_builtins(seen)
 
 
 def commanding(call: uuid.UUID, command: machine.Command) -> Work:

@@ -24,6 +24,7 @@ from django.utils import timezone
 
 from calls import machine, models, switchboard
 from calls.clock import Clock
+from calls.view import view
 from devices import prepared, presence
 from devices.models import Device, Line
 from tests.race_kit import (
@@ -435,7 +436,7 @@ def test_an_id_that_strangers_used_at_the_same_time_belongs_to_the_first(alice, 
     placed, other = in_order(alice.invites(phone.user, call=call), carol.invites(people["dave"], call=call))
     assert (refusal(placed), refusal(other)) == (None, ("conflict", {}))
     assert story(call).legs == {"alice": "joined", "bob": "ringing"}
-    assert machine.view(other.call, carol.key, carol.id, timezone.now()) is None, "the other one is shown nothing"
+    assert view(other.call, carol.key, carol.id, timezone.now()) is None, "the other one is shown nothing"
 
 
 # --- glare ------------------------------------------------------------------------------------------------------------
