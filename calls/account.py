@@ -22,7 +22,8 @@ from django.views.decorators.http import require_POST, require_safe
 from msgspec import Meta, Struct
 
 from calls import history as calls_of
-from calls import machine, models, push, switchboard
+from calls import machine, models, switchboard
+from calls.after import push
 from calls.machine import Refused
 from devices.models import Device
 

@@ -10,7 +10,8 @@ import time
 
 from django.utils import timezone
 
-from calls import conf, metrics, pool, refusals, switchboard
+from calls import conf, metrics, pool, switchboard
+from calls.after import refusals
 from calls.switchboard import Perform
 
 log = logging.getLogger(__name__)

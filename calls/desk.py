@@ -10,8 +10,10 @@ thread and its outcome back takes as long as to decide it. SQLite is asked in a 
 """
 
 import asyncio
+import datetime as dt
 import logging
 import time
+import uuid
 from collections import deque
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from functools import partial
@@ -19,6 +21,7 @@ from typing import Any, overload
 
 import msgspec
 from django.db import connection
+from django.utils import timezone
 from psycopg_pool import PoolTimeout
 
 from calls import conf, metrics, pool, switchboard
@@ -33,6 +36,7 @@ BREATH_S = 0.005  # the longest pause between two batches of orders, in which th
 SHARE_S = 0.0005  # of it for each order but one of the last batch: what comes alone waits for nothing
 GATHER_S = 1.0  # the longest that a ping waits for others
 TURN = 32  # pings answered in one go, while all else waits
+MAX_IN_DOUBT = 1000  # calls of which it is not known whether an order was committed; the next ping repairs the others
 PAUSE_S = 0.015  # for each ping but one of the last look: so they are gathered from 70 a second on
 
 
@@ -64,6 +68,7 @@ class Desk:
         self.pings: deque[Asked] = deque()
         self.loop: asyncio.AbstractEventLoop | None = None
         self.tasks: set[asyncio.Task[None]] = set()
+        self.in_doubt: dict[uuid.UUID, dt.datetime] = {}  # calls, and since when
         self.working = self.looking = False
         self.for_orders, self.for_pings = prepared.Link(), prepared.Link()
         self.patient = asyncio.Semaphore(max(1, conf.get("DB_THREADS") // 2))  # the other threads wait for no lock
@@ -85,6 +90,10 @@ class Desk:
             self.look(what, beat, asker)
         else:
             self._begin()
+            tried = self.in_doubt.pop(what.call, None)
+            if tried is not None:
+                self._spawn(self._alone(Asked(what, asker, beat), tried))
+                return outcome
             self.orders.append(Asked(what, asker, beat))
             if not self.working:
                 self.working = True
@@ -124,22 +133,22 @@ class Desk:
             self.working = False
 
     async def _settle(self, orders: Sequence[Asked]) -> None:
+        began = timezone.now()
         try:
-            settled = await self._settled([asked.what for asked in orders], [asked.beat for asked in orders])
+            outcomes = await self._settled([asked.what for asked in orders], [asked.beat for asked in orders])
         except Exception as error:
-            self._failed(orders, error)
+            self._failed(orders, error, began)
             return
-        switchboard.tell(*(change.after for change in settled.changes))
-        for asked, outcome in zip(orders, settled.outcomes, strict=True):
+        for asked, outcome in zip(orders, outcomes, strict=True):
             if outcome is None:
                 self._spawn(self._alone(asked))
             else:
                 asked.tell(outcome if outcome.held else NotHeld())
 
-    async def _settled(self, orders: Sequence[Order], beats: Sequence[Beat | None]) -> switchboard.Settled:
+    async def _settled(self, orders: Sequence[Order], beats: Sequence[Beat | None]) -> list[Outcome | None]:
         if connection.vendor != "postgresql":
-            return await pool.run(switchboard.decide_together, orders, beats)
-        return await switchboard.decide_in(await _opened(self.for_orders), orders, beats)
+            return await pool.run(switchboard.settle, orders, beats, wait=False)
+        return await switchboard.settle_in(await _opened(self.for_orders), orders, beats)
 
     async def _look(self) -> None:
         """Answers pings: a few at once; the more there are, the longer the next ones wait for each other."""
@@ -159,12 +168,13 @@ class Desk:
         except Exception as error:
             self._failed(pings, error)
             return
-        metrics.LOOK_S.observe(time.perf_counter() - began)
-        metrics.PINGS.inc(len(pings))
+        took = time.perf_counter() - began
         for number, (asked, calls) in enumerate(zip(pings, found, strict=True), start=1):
             if number % TURN == 0:
                 await asyncio.sleep(0)
             asked.tell(NotHeld() if asked.beat and asked.beat.socket in strangers else calls)
+        metrics.LOOK_S.observe(took)
+        metrics.PINGS.inc(len(pings))
 
     async def _caught_up(self, pages: Sequence[CatchUp], beats: Mapping[str, str]) -> switchboard.CaughtUp:
         if connection.vendor != "postgresql":
@@ -172,21 +182,33 @@ class Desk:
         link = await _opened(self.for_pings)
         return await link.transact(lambda ask: switchboard.caught_up(ask, pages, beats))
 
-    def _failed(self, batch: Sequence[Asked], error: Exception) -> None:
-        """Whoever is at fault hears of it when it is tried alone; but nobody is when nothing can be tried."""
+    def _failed(self, batch: Sequence[Asked], error: Exception, tried: dt.datetime | None = None) -> None:
+        """Tries each one alone: then only those at fault are told the error. Nothing is tried when there is no
+        connection to be had. `tried` is when a batch of orders was begun: the connection may have been lost after the
+        commit, so an order may turn out to be done."""
         for asked in batch:
             if isinstance(error.__cause__ or error, PoolTimeout):
                 asked.tell(error)
             else:
-                self._spawn(self._alone(asked))
+                self._spawn(self._alone(asked, tried))
 
-    async def _alone(self, asked: Asked) -> None:
+    async def _alone(self, asked: Asked, tried: dt.datetime | None = None) -> None:
+        began = tried or timezone.now()
         async with self.patient:
             try:
-                result = await pool.run(_settle_alone, asked)
+                result = await pool.run(_settle_alone, asked, tried)
             except Exception as error:
                 result = error
+                self._doubt(asked, error, began)
         asked.tell(result)
+
+    def _doubt(self, asked: Asked, error: Exception, since: dt.datetime) -> None:
+        """Remembers that an order on this call may have been committed. The next order on the call, as a rule the same
+        one sent again, tells everybody how the call stands."""
+        if not isinstance(asked.what, CatchUp) and not isinstance(error.__cause__ or error, PoolTimeout):
+            if len(self.in_doubt) >= MAX_IN_DOUBT:
+                self.in_doubt.clear()
+            self.in_doubt[asked.what.call] = since
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
@@ -200,10 +222,10 @@ async def _opened(link: prepared.Link) -> prepared.Link:
     return link
 
 
-def _settle_alone(asked: Asked) -> Any:
+def _settle_alone(asked: Asked, tried: dt.datetime | None) -> Any:
     if isinstance(asked.what, CatchUp):
         return switchboard.calls_of(asked.what.key, asked.what.asked)
-    return switchboard.settle([asked.what])[0]
+    return switchboard.settle([asked.what], tried=tried)[0]
 
 
 desk = Desk()

@@ -21,7 +21,7 @@ ANSWER_S = Histogram(
 )
 RING_STOP_S = Histogram(
     "callplatform_ring_stop_seconds",
-    "From taking an answer to its commit; the other devices are told in the next moment.",
+    "From taking an answer until it was committed and the other devices were told.",
     buckets=FAST,
 )
 REFUSED = Counter(

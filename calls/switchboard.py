@@ -1,15 +1,18 @@
 """The only place where the rules meet rows and sockets: lock, load, decide, store, commit, tell.
 
-Only this module opens a transaction on a call, and only this module publishes. Everything here is plain blocking code,
-to be run in a worker thread. Lock order, everywhere: lines by key when placing, then calls by id.
+Only this module opens a transaction on a call, and only this module publishes. Except for `settle_in`, everything here
+is plain blocking code, to be run in a worker thread. Lock order, everywhere: lines by key when placing, then calls by
+id.
 
 What waits at the same moment is settled as one batch: locked, decided, written and committed together, and nobody is
 told before the commit. Each order is still decided alone: one that is refused changes nothing for its neighbours, and
 a batch that fails is tried again order by order.
+
+Between the commit and `tell` nothing runs that can raise, so what was committed is always told. Everything that may
+fail is either computed before the commit or is one of the effects (calls/after), which run after telling.
 """
 
 import datetime as dt
-import logging
 import time
 import uuid
 from collections import defaultdict
@@ -24,7 +27,8 @@ from django.db import IntegrityError, transaction
 from django.db.models import Q
 from django.utils import timezone
 
-from calls import conf, machine, metrics, models, push, refusals
+from calls import after, conf, machine, models
+from calls.after import refusals
 from calls.facts import Facts, Spent, limit
 from calls.hot import Wanted
 from calls.hub import Said, hub
@@ -32,8 +36,6 @@ from calls.machine import Refused, Seat
 from calls.models import Change
 from devices import policy, prepared
 from devices.models import Device, Line, LineGroup
-
-log = logging.getLogger(__name__)
 
 User = Any  # whatever settings.AUTH_USER_MODEL is, and its key
 Key = Any
@@ -54,11 +56,11 @@ class Outcome(NamedTuple):
 
 
 class Settled(NamedTuple):
-    """The outcome of each order, what changed, and the calls that ring where a device has to be woken."""
+    """A committed batch: the outcome of each order, the calls to tell, and what the effects need to know."""
 
     outcomes: list[Outcome | None]
-    changes: list[Change]
-    asleep: list[machine.Call]
+    tell: list[machine.Call]
+    done: after.Done
 
 
 class Leaving(NamedTuple):
@@ -127,27 +129,46 @@ def place(
     return outcome
 
 
-def settle(orders: Sequence[Order], *, wait: bool = True) -> list[Outcome | None]:
+def settle(
+    orders: Sequence[Order],
+    beats: Sequence[Beat | None] = (),
+    *,
+    wait: bool = True,
+    tried: dt.datetime | None = None,
+) -> list[Outcome | None]:
     """Settles the orders together, in their order, and tells everybody concerned.
 
-    Without `wait`, an order that needs a row that others hold (or that is not there) has None for an outcome. Raises
-    what the database raised; then nothing was done, and each order can be tried again alone.
+    With `beats`, one for each order, the devices are heard from too. Without `wait`, an order that needs a row that
+    others hold (or that is not there) has None for an outcome. Raises what the database raised; unless the connection
+    was lost during the commit, nothing was done then. `tried` says when the orders were tried before, if it is not
+    known whether that was committed: one that was is not done a second time, and everybody is told its outcome.
     """
-    settled = decide_together(orders, wait=wait)
-    tell(*(change.after for change in settled.changes))
+    began = time.perf_counter()
+    settled = _committed(orders, beats, wait, tried, began)
+    tell(*settled.tell)
+    after.follow(settled.done)
     if not wait:
         return settled.outcomes
     pairs = zip(orders, settled.outcomes, strict=True)
     return [_late(order, outcome) if outcome else None for order, outcome in pairs]
 
 
-def decide_together(orders: Sequence[Order], beats: Sequence[Beat | None] = (), *, wait: bool = False) -> Settled:
-    """The same for a caller that does the telling. With `beats`, one for each order, the devices are heard from too."""
+async def settle_in(link: prepared.Link, orders: Sequence[Order], beats: Sequence[Beat | None]) -> list[Outcome | None]:
+    """`settle` in the event loop: it waits for no lock, and tries once."""
+    began = time.perf_counter()
+    settled = await link.transact(lambda ask: _settle(ask, orders, beats, False, None, began))
+    tell(*settled.tell)
+    after.follow(settled.done)
+    return settled.outcomes
+
+
+def _committed(
+    orders: Sequence[Order], beats: Sequence[Beat | None], wait: bool, tried: dt.datetime | None, began: float
+) -> Settled:
     for last_try in (False, False, True):
         try:
-            began = time.perf_counter()
             with transaction.atomic(durable=True):
-                settled = prepared.run(_settle(prepared.waiting, orders, beats, wait))
+                return prepared.run(_settle(prepared.waiting, orders, beats, wait, tried, began))
         except NoLine as missing:
             Line.make(missing.users)
         except IntegrityError as error:
@@ -156,38 +177,18 @@ def decide_together(orders: Sequence[Order], beats: Sequence[Beat | None] = (), 
             placing = any(isinstance(order, Place) for order in orders)
             if last_try or (not placing and "one_entry_a_version" in str(error)):
                 raise
-        else:
-            _note(orders, settled, began)
-            return settled
     raise RuntimeError("the lines of a call could not be made")
 
 
-async def decide_in(link: prepared.Link, orders: Sequence[Order], beats: Sequence[Beat | None]) -> Settled:
-    """`decide_together` in the event loop, which waits for no lock, and tries once."""
-    began = time.perf_counter()
-    settled = await link.transact(lambda ask: _settle(ask, orders, beats, False))
-    _note(orders, settled, began)
-    return settled
-
-
-def _note(orders: Sequence[Order], settled: Settled, began: float) -> None:
-    """Who has to be woken, what is counted, and what was asked in vain. Nothing here waits for the database."""
-    push.sender.ring(settled.asleep)
-    metrics.changed(settled.changes, time.perf_counter() - began)
-    for order, outcome in zip(orders, settled.outcomes, strict=True):
-        if outcome is None or outcome.refused is None:
-            continue
-        # What people asked for in vain belongs to the call's story, or says that a limit is too low; what a clock or an
-        # operator did does not.
-        seat = order.seat if isinstance(order, Place) else getattr(order.command, "by", None)
-        if seat is not None:
-            asked, code = "Invite" if isinstance(order, Place) else type(order.command).__name__, outcome.refused.code
-            metrics.REFUSED.labels(asked.lower(), code).inc()
-            if outcome.call is not None or code == "limit_reached":
-                refusals.note(order.call, seat.key, seat.name, asked, code)
-
-
-async def _settle(ask: prepared.Ask, orders: Sequence[Order], beats: Sequence[Beat | None], wait: bool) -> Settled:
+async def _settle(
+    ask: prepared.Ask,
+    orders: Sequence[Order],
+    beats: Sequence[Beat | None],
+    wait: bool,
+    tried: dt.datetime | None,
+    began: float,
+) -> Settled:
+    """Decides the orders and stores what changed, which commits: everything else is computed before that."""
     now = timezone.now()
     facts = Facts(now, wait)
     changes: list[Change] = []
@@ -198,6 +199,9 @@ async def _settle(ask: prepared.Ask, orders: Sequence[Order], beats: Sequence[Be
         if beat and beat.socket in facts.strangers:
             outcomes.append(Outcome(None, None, False))
             continue
+        if tried and _was_done(order, tried):
+            outcomes.append(Outcome(facts.calls.get(order.call)))
+            continue
         done: list[Change] = []
         outcome = _decide_order(facts, order, done)
         if outcome is not None and outcome.refused is not None:
@@ -207,9 +211,45 @@ async def _settle(ask: prepared.Ask, orders: Sequence[Order], beats: Sequence[Be
             done = []
         outcomes.append(outcome)
         changes += done
-    await models.store(ask, changes, facts.merged, now)
     asleep = [each.after for each in changes if isinstance(each.command, machine.Invite) and _rings(each.after, facts)]
-    return Settled(outcomes, changes, asleep)
+    told = [change.after for change in changes]
+    if tried:  # what the first try may have committed was told to nobody, and woke nobody
+        told = list(facts.calls.values())
+        placed = {order.call for order in orders if isinstance(order, Place)}
+        asleep = [call for call in told if call.id in placed and call.state == "ringing"]
+    settled = Settled(outcomes, told, after.Done(changes, asleep, _refused(orders, outcomes), began))
+    await models.store(ask, changes, facts.merged, now)
+    return settled
+
+
+def _was_done(order: Order, tried: dt.datetime) -> bool:
+    """Whether a command that was tried before is among the entries of its call, which is locked. A repeated invite is
+    known by its call id."""
+    if isinstance(order, Place) or not hasattr(order.command, "by"):
+        return False
+    by = order.command.by
+    for entry in models.Entry.objects.filter(call=order.call, at__gte=tried):
+        done = entry.decode()
+        seat = getattr(done, "by", None)
+        same_page = seat and (seat.key, seat.device, seat.page) == (by.key, by.device, by.page)
+        if same_page and msgspec.structs.replace(done, by=by) == order.command:  # its seat was stored with facts
+            return True
+    return False
+
+
+def _refused(orders: Sequence[Order], outcomes: Sequence[Outcome | None]) -> list[refusals.Refused]:
+    """What people were refused. It belongs to the call's story, or says that a limit is too low; what a clock or an
+    operator was refused does neither."""
+    found = []
+    for order, outcome in zip(orders, outcomes, strict=True):
+        if outcome is None or outcome.refused is None:
+            continue
+        seat = order.seat if isinstance(order, Place) else getattr(order.command, "by", None)
+        if seat is not None:
+            asked, code = "Invite" if isinstance(order, Place) else type(order.command).__name__, outcome.refused.code
+            in_story = outcome.call is not None or code == "limit_reached"
+            found.append(refusals.Refused(order.call, seat.key, seat.name, asked, code, in_story))
+    return found
 
 
 def _rings(call: machine.Call, facts: Facts) -> bool:

@@ -24,7 +24,8 @@ from django.views.decorators.gzip import gzip_page
 from django.views.decorators.http import require_POST, require_safe
 from django.views.i18n import set_language
 
-from calls import conf, history, push, switchboard
+from calls import conf, history, switchboard
+from calls.after import push
 from calls.models import name_of
 from calls.switchboard import sign_out
 from devices.models import Device, Line

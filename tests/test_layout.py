@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-HOUSES = ("calls", "calls/admin", "devices", "callplatform")
+HOUSES = ("calls", "calls/admin", "calls/after", "devices", "callplatform")
 MODULES = sorted(path for house in HOUSES for path in ROOT.glob(f"{house}/*.py"))
 
 # What each module of the two apps may import of the house: arrows point down only.
@@ -27,7 +27,9 @@ MAY_IMPORT = {
     "calls.hot": {"calls.machine", "devices.models", "devices.prepared", "devices.presence"},
     "calls.facts": {"calls.machine", "calls.conf", "calls.models", "calls.hot"}
     | {"devices.models", "devices.policy", "devices.prepared", "devices.presence"},
-    "calls.push": {"calls.machine", "calls.conf", "calls.models", "devices.models"},
+    "calls.after": {"calls.machine", "calls.metrics", "calls.models", "calls.after.push", "calls.after.refusals"},
+    "calls.after.push": {"calls.machine", "calls.conf", "calls.models", "devices.models"},
+    "calls.after.refusals": {"calls.models"},
     "calls.history": {"calls.machine", "calls.models"},
     "calls.desk": {
         "calls.machine",
@@ -42,7 +44,6 @@ MAY_IMPORT = {
     "calls.ice": {"calls.conf"},
     "calls.address": {"calls.conf"},
     "calls.audit": {"calls.address"},
-    "calls.refusals": {"calls.models"},
     "calls.metrics": {"calls.machine"},
     "calls.logs": set(),
     "calls.aggregates": {"calls.models", "devices.models"},
@@ -53,9 +54,8 @@ MAY_IMPORT = {
         "calls.facts",
         "calls.hot",
         "calls.hub",
-        "calls.refusals",
-        "calls.metrics",
-        "calls.push",
+        "calls.after",
+        "calls.after.refusals",
     }
     | {"devices.models", "devices.policy", "devices.prepared", "devices.presence"},
 }
@@ -73,7 +73,12 @@ URLS = {"calls.urls"}  # names the views, and is named by the site
 
 
 def name_of(path: Path) -> str:
-    return ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def is_of_the_house(name: str) -> bool:
+    path = ROOT / name.replace(".", "/")
+    return path.with_suffix(".py").exists() or (path / "__init__.py").exists()
 
 
 def imports(path: Path) -> set[str]:
@@ -83,7 +88,7 @@ def imports(path: Path) -> set[str]:
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
             submodules = {f"{node.module}.{alias.name}" for alias in node.names}
-            houses = {name for name in submodules if (ROOT / (name.replace(".", "/") + ".py")).exists()}
+            houses = {name for name in submodules if is_of_the_house(name)}
             found |= houses or {node.module}
     return found
 
@@ -118,6 +123,25 @@ def test_only_the_switchboard_opens_a_transaction_on_calls():
     assert "transaction.atomic()" not in (ROOT / "calls/switchboard.py").read_text(), (
         "durable, so that tell comes after commit"
     )
+
+
+def test_nothing_but_tell_stands_between_the_commit_and_the_effects():
+    """Else something that raises there hides a committed change from every device, and has the order tried again."""
+    path = ROOT / "calls/switchboard.py"
+    functions = {node.name: node.body for node in ast.parse(path.read_text()).body if hasattr(node, "body")}
+    tell_and_follow = ["tell(*settled.tell)", "after.follow(settled.done)"]
+    for name, commit in {"settle": "_committed(", "settle_in": "await link.transact("}.items():
+        said = [ast.unparse(statement) for statement in functions[name]]
+        at = said.index(tell_and_follow[0])
+        assert said[at - 1].startswith(f"settled = {commit}") and said[at : at + 2] == tell_and_follow, name
+    assert [ast.unparse(statement) for statement in functions["_settle"][-2:]] == [
+        "await models.store(ask, changes, facts.merged, now)",  # which commits
+        "return settled",
+    ]
+    (committing,) = [node for body in functions["_committed"] for node in ast.walk(body) if isinstance(node, ast.With)]
+    assert len(committing.body) == 1 and isinstance(committing.body[0], ast.Return)
+    for module in ROOT.glob("calls/**/*.py"):
+        assert module.read_text().count("after.follow(") == (2 if module == path else 0), module
 
 
 def test_only_the_switchboard_speaks_to_sockets():

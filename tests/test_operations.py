@@ -17,7 +17,8 @@ from django.core.management import CommandError, call_command
 from django.test import Client, override_settings
 from django.utils import timezone
 
-from calls import clock, conf, logs, machine, refusals, switchboard
+from calls import clock, conf, logs, machine, switchboard
+from calls.after import refusals
 from calls.hub import hub
 from calls.models import Call, Entry, Leg, Refusal
 from devices.models import Device, Line, LineGroup
@@ -253,7 +254,7 @@ async def test_asking_in_vain_fills_nothing(page, people, settings):
     assert await kept() == 1  # the wallboard counts these
     for _ in range(2):
         for number in range(refusals.MAX_AN_HOUR - 100):
-            refusals.note(uuid.uuid4(), seat.key, f"Device {number}", "Invite", "limit_reached")
+            refusals.note(refusals.Refused(uuid.uuid4(), seat.key, f"Device {number}", "Invite", "limit_reached"))
         await write()
     assert await kept() == refusals.MAX_AN_HOUR
 

@@ -25,8 +25,9 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 from openpyxl import Workbook, load_workbook
 
-from calls import machine, protocol, refusals, switchboard
+from calls import machine, protocol, switchboard
 from calls.admin import story
+from calls.after import refusals
 from calls.models import Call, Leg, Refusal
 from devices.models import Device, Line, LineGroup
 
@@ -248,7 +249,7 @@ async def test_refused_commands_are_in_the_story(ask, page):
     words = re.findall(r'<span class="words">([^<]+)</span>', text)
     assert words[-1] == ("bob tried to answer on Laptop: refused, it had been answered on another device (2 times)")
     assert words[:2] == ["alice called bob from Laptop", "bob answered on Phone"]
-    assert await Refusal.objects.acount() == 1
+    assert await Refusal.objects.filter(call=call).acount() == 1
     await phone.ask("hangup", call=call)
 
 

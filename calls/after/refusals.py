@@ -24,22 +24,23 @@ HOUR = dt.timedelta(hours=1)
 
 
 class Refused(NamedTuple):
-    """Who asked what of which call, and what they were told."""
+    """Who asked what of which call, and what they were told. `in_story` is True when an operator may want to read it:
+    the call exists, or the refusal says that a limit is too low."""
 
     call: uuid.UUID
     user: str
     device_name: str
     command: str
     code: str
+    in_story: bool = True
 
 
 _waiting: dict[Refused, tuple[dt.datetime, int]] = {}  # when first, and how often
 _lock = threading.Lock()
 
 
-def note(call: uuid.UUID, user: str, device_name: str, command: str, code: str) -> None:
-    """Remembers one refusal until the next write. Never raises, waits for nothing but a neighbour's note."""
-    refused = Refused(call, user, device_name, command, code)
+def note(refused: Refused) -> None:
+    """Remembers one refusal until the next write. Waits for nothing but another thread's note."""
     with _lock:
         first, times = _waiting.get(refused, (timezone.now(), 0))
         if times or len(_waiting) < MAX_WAITING:
@@ -61,7 +62,7 @@ def write() -> None:
     )
     rows = []
     for refused, (at, times) in noted.items():
-        call, user, device_name, command, code = refused
+        call, user, device_name, command, code, _ = refused
         if there[call] < MAX_A_CALL and there[user] < MAX_AN_HOUR:
             there.update((call, user))
             rows.append(
