@@ -25,7 +25,7 @@ from devices.models import Line, LineGroup
 
 LEG = """
     user_id::text AS key, username AS "user", name, dir, state, reason, multi, ring_on_id AS ring_on, ring_until,
-    alerted, device_id AS device, device_name, page, epoch, online, held, mic, cam, data
+    alerted, device_id AS device, device_name, page, epoch, online, held, mic, cam, data, spent_until
 """
 
 
@@ -128,6 +128,7 @@ LEG_CHANGES = (
     ("state", "text"), ("reason", "text"), ("multi", "boolean"), ("ring_on_id", "uuid"), ("ring_until", "timestamptz"),
     ("alerted", "boolean"), ("device_id", "uuid"), ("device_name", "text"), ("page", "uuid"), ("epoch", "integer"),
     ("online", "boolean"), ("held", "boolean"), ("mic", "boolean"), ("cam", "boolean"), ("data", "jsonb"),
+    ("spent_until", "timestamptz"),
 )  # fmt: skip
 LEG_GIVEN = (("call_id", "uuid"), ("user_id", "{user}"), ("username", "text"), ("name", "text"), ("dir", "text"))
 ENTRY = (("call_id", "uuid"), ("v", "integer"), ("at", "timestamptz"), ("command", "jsonb"))
@@ -402,5 +403,5 @@ def _leg(call: Call, leg: Leg) -> dict[str, Any]:
         "state": leg.state, "reason": leg.reason, "multi": leg.multi, "ring_on_id": leg.ring_on,
         "ring_until": leg.ring_until, "alerted": leg.alerted, "device_id": leg.device, "device_name": leg.device_name,
         "page": leg.page, "epoch": leg.epoch, "online": leg.online, "held": leg.held, "mic": leg.mic, "cam": leg.cam,
-        "data": leg.data,
+        "data": leg.data, "spent_until": leg.spent_until,
     }  # fmt: skip

@@ -9,6 +9,7 @@ People are named by `key` (the account's primary key as text), devices and pages
 """
 
 import datetime as dt
+import math
 import uuid
 from collections.abc import Collection
 from typing import Any, Literal
@@ -44,6 +45,10 @@ class Deadlines(Struct, frozen=True):
     device_silent: float = 10
     leg_lost: float = 45
     longest_call: float = 8 * 3600
+    # What a person may change at will costs an entry, and a message to each device, each time. So each leg has an
+    # allowance of such changes: more than a person ever uses, and far fewer than a script would make.
+    changes: int = 60  # at once
+    change_s: float = 1  # until one more is allowed
 
 
 class Leg(Struct, frozen=True):
@@ -68,6 +73,7 @@ class Leg(Struct, frozen=True):
     mic: bool = True
     cam: bool = True
     data: Any = None
+    spent_until: dt.datetime | None = None  # until when the allowance of changes is spent; see `_spend`
 
 
 class Call(Struct, frozen=True):
@@ -291,13 +297,15 @@ def decide(call: Call | None, command: Command, now: dt.datetime, deadlines: Dea
                 raise _ended_or_not_allowed(call)
             if leg.device == by.device and leg.page == by.page:
                 return call
-            return _bind(call, leg, by, now, leg.data)
+            return _bind(call, leg, by, now, leg.data, spent_until=_spend(leg, now, deadlines))
         case Media(by, mic, cam):
             leg = _my_leg(call, by)
             _must_be_here(call, leg, by)
             if leg.page != by.page:  # a page that was replaced has no say any more
                 raise Refused("not_allowed")
-            return call if (leg.mic, leg.cam) == (mic, cam) else _change(call, leg, now, mic=mic, cam=cam)
+            if (leg.mic, leg.cam) == (mic, cam):
+                return call
+            return _change(call, leg, now, mic=mic, cam=cam, spent_until=_spend(leg, now, deadlines))
 
 
 def due_at(call: Call, deadlines: Deadlines = DEADLINES) -> dt.datetime | None:
@@ -371,15 +379,28 @@ def _admission(callee: Callee) -> tuple[LegState, Literal["incoming_limit"] | No
     return ("busy" if callee.dnd else "ringing"), None
 
 
-def _bind(call: Call, leg: Leg, by: Seat, now: dt.datetime, data: Any) -> Call:
+def _bind(call: Call, leg: Leg, by: Seat, now: dt.datetime, data: Any, **fields: Any) -> Call:
     if by.in_call:
         raise Refused("in_call", call=str(by.in_call))
     # Who alone sees the call beside the device that has it: the one that had it before, so that it learns of that.
     ring_on = leg.ring_on if leg.multi or leg.device in (None, by.device) else leg.device
     return _change(
         call, leg, now, state="joined", device=by.device, device_name=by.name, page=by.page, epoch=leg.epoch + 1,
-        online=True, alerted=True, ring_on=ring_on, data=leg.data if data is None else data,
+        online=True, alerted=True, ring_on=ring_on, data=leg.data if data is None else data, **fields,
     )  # fmt: skip
+
+
+def _spend(leg: Leg, now: dt.datetime, deadlines: Deadlines) -> dt.datetime:
+    """The leg's `spent_until` after one more change. Refused as `rate_limited` when the allowance is used up.
+
+    This is the generic cell rate algorithm: each change moves the time by the interval at which changes may follow each
+    other for ever, and the time may be ahead of now by as many intervals as changes are allowed at once.
+    """
+    spent_until = max(now, leg.spent_until or now) + _s(deadlines.change_s)
+    wait = spent_until - now - deadlines.changes * _s(deadlines.change_s)
+    if wait > _s(0):
+        raise Refused("rate_limited", retry_ms=math.ceil(wait.total_seconds() * 1000))
+    return spent_until
 
 
 def _leave(call: Call, leg: Leg, now: dt.datetime, state: LegState, data: Any = None) -> Call:

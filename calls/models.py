@@ -86,6 +86,7 @@ class Leg(models.Model):
     mic = models.BooleanField(default=True)
     cam = models.BooleanField(default=True)
     data = models.JSONField(null=True)
+    spent_until = models.DateTimeField(null=True)
     # Taken out of its owner's history. Nothing of the call itself: the others' history and the operator keep it.
     hidden = models.BooleanField(default=False, db_default=False)
 
@@ -190,7 +191,7 @@ _CALL_COLUMNS = (
 )
 _LEG_COLUMNS = (
     "user", "username", "name", "dir", "state", "reason", "multi", "ring_on", "ring_until", "alerted", "device",
-    "device_name", "page", "epoch", "online", "held", "mic", "cam", "data",
+    "device_name", "page", "epoch", "online", "held", "mic", "cam", "data", "spent_until",
 )  # fmt: skip
 _CALL_CHANGES = ["v", "state", "reason", "answered_at", "ended_at", "ended_by", "note", "due_at"]
 _LEG_CHANGES = list(_LEG_COLUMNS[4:])
@@ -320,7 +321,7 @@ def _leg_row(call: machine.Call, leg: machine.Leg) -> Leg:
         call_id=call.id, user_id=leg.key, username=leg.user, name=leg.name, dir=leg.dir, state=leg.state,
         reason=leg.reason, multi=leg.multi, ring_on_id=leg.ring_on, ring_until=leg.ring_until, alerted=leg.alerted,
         device_id=leg.device, device_name=leg.device_name, page=leg.page, epoch=leg.epoch, online=leg.online,
-        held=leg.held, mic=leg.mic, cam=leg.cam, data=leg.data,
+        held=leg.held, mic=leg.mic, cam=leg.cam, data=leg.data, spent_until=leg.spent_until,
     )  # fmt: skip
 
 

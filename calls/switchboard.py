@@ -43,6 +43,7 @@ Key = Any
 REMEMBER = dt.timedelta(minutes=10)  # a call id that was hung up before its invite arrived
 MAX_REMEMBERED = 1000  # of one user
 MAX_FAVOURITES = 200  # they are read with every call to the user
+MOST_LOOKED_AT = 100  # entries of a call, the newest first, to see whether an order was done
 MOST_TOLD = 500  # lines in one message to the other processes
 
 
@@ -228,7 +229,8 @@ def _was_done(order: Order, tried: dt.datetime) -> bool:
     if isinstance(order, Place) or not hasattr(order.command, "by"):
         return False
     by = order.command.by
-    for entry in models.Entry.objects.filter(call=order.call, at__gte=tried):
+    entries = models.Entry.objects.filter(call=order.call, at__gte=tried).order_by("-v")
+    for entry in entries[:MOST_LOOKED_AT]:
         done = entry.decode()
         seat = getattr(done, "by", None)
         same_page = seat and (seat.key, seat.device, seat.page) == (by.key, by.device, by.page)

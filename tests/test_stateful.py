@@ -698,7 +698,7 @@ class Story(RuleBasedStateMachine):
     def _age(self, by: dt.timedelta) -> None:
         for model, columns in {
             models.Call: ["placed_at", "answered_at", "ended_at", "due_at"],
-            models.Leg: ["ring_until"],
+            models.Leg: ["ring_until", "spent_until"],
             models.Entry: ["at"],
             models.SpentInvite: ["at"],
             Device: ["logged_in_at", "last_seen_at", "online_until", "signed_out_at"],

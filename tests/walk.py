@@ -84,7 +84,7 @@ def ask(call: Call, command: Command, now: dt.datetime) -> Step:
 
 def shape(call: Call) -> Call:
     """The state without what only counts up."""
-    legs = tuple(replace(leg, epoch=min(leg.epoch, 1)) for leg in call.legs)
+    legs = tuple(replace(leg, epoch=min(leg.epoch, 1), spent_until=None) for leg in call.legs)
     return replace(call, v=0, ended_at=None, legs=legs)
 
 
