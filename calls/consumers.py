@@ -39,6 +39,7 @@ MAX_UNSENT = 256  # frames waiting for a slow reader; one more drops the socket
 MAX_DEBT = 1000  # frames refused as over the rate and not waited for; then the socket is closed as flooding
 REFLECT_S = 300.0  # for the next hello, when one was refused: a person may have to say whether to take over
 UNAVAILABLE_MS = 1000
+TOO_MANY_MS = 60_000  # for a new device, when the user has made very many in the last hour
 SAY = "callplatform.say"  # what our own server offers: to send a text without a coroutine
 PATIENCE = "callplatform.patience"  # and to read sockets that only ping all together
 
@@ -194,6 +195,8 @@ class SignalingConsumer(AsyncConsumer):
             raise Refused("device_in_use") from None
         except presence.NotYours:
             raise Refused("not_found") from None
+        except presence.TooMany:
+            raise Refused("rate_limited", retry_ms=TOO_MANY_MS) from None
         except presence.SignedOut:
             self.bye("signed_out", 0)
             return

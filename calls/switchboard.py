@@ -34,7 +34,7 @@ from calls.hot import Wanted
 from calls.hub import Said, hub
 from calls.machine import Refused, Seat
 from calls.models import Change
-from devices import policy, prepared
+from devices import policy, prepared, presence
 from devices.models import Device, Line, LineGroup
 
 User = Any  # whatever settings.AUTH_USER_MODEL is, and its key
@@ -569,8 +569,7 @@ def sign_out(device: Device, why: str = "signed_out") -> None:
     """The device is no longer the user's: its page is closed, a joined leg leaves, a ring moves to the next device."""
     with transaction.atomic(durable=True):
         Line.lock([device.user_id])  # a call placed at this moment sees the device, and is found below, or does not
-        signed_in = Device.objects.filter(pk=device.pk, signed_out_at=None)
-        signed_in.update(signed_out_at=timezone.now(), online_until=timezone.now(), page=None, socket=None, push=None)
+        presence.sign_out(device.pk, timezone.now())
         shared = Device.objects.filter(session_key=device.session_key, signed_out_at=None).exists()
         if device.session_key and not shared:
             import_module(settings.SESSION_ENGINE).SessionStore(device.session_key).delete()

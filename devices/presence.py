@@ -10,12 +10,15 @@ from typing import Any, NamedTuple
 
 import msgspec
 from django.db import connection, transaction
+from django.db.models import Count, Q
 from django.utils import timezone
 
 from devices import prepared
-from devices.models import Device
+from devices.models import Device, Line
 
 MAX_DEVICES = 100  # signed-in devices of one user; one more signs out the one unheard of for longest
+MAX_LOGINS = 100  # of one user in an hour, before a new device is refused: each new device is a row
+HOUR = dt.timedelta(hours=1)
 
 
 class NotYours(Exception):
@@ -30,9 +33,13 @@ class SignedOut(Exception):
     """The device was signed out, and nobody has signed in on it since."""
 
 
+class TooMany(Exception):
+    """The user has made as many devices in the last hour as are allowed."""
+
+
 class Arrival(NamedTuple):
-    """A device that has said hello. `replaced` is the socket that held it until now, `crowded_out` a device that has to
-    be signed out to make room for a new one."""
+    """A device that has said hello. `replaced` is the socket that held it until now, `crowded_out` a device that was
+    signed out to make room: whoever calls has to tell its page and its calls."""
 
     device: Device
     replaced: uuid.UUID | None = None
@@ -54,14 +61,15 @@ def arrive(
 ) -> Arrival:
     """The socket takes the device, for `stays_s` seconds unless it is heard from again.
 
-    A new device, or a known one under a new sign-in, is a login; a reconnect is not. Raises NotYours, InUse, SignedOut.
+    A new device, or a known one under a new sign-in, is a login; a reconnect is not. Raises NotYours, InUse, SignedOut,
+    TooMany.
     """
     now = timezone.now()
     until = now + dt.timedelta(seconds=stays_s)
     held = {"page": page, "socket": socket, "last_seen_at": now, "online_until": until, "address": address}
     with transaction.atomic(durable=True):
         if device_id is None:
-            crowded_out = _make_room(user_id)
+            crowded_out = _make_room(user_id, now, new=True)
             device = Device.objects.create(
                 user_id=user_id, name=name, kind=kind, session_key=session_key, logged_in_at=now, **held
             )
@@ -75,18 +83,27 @@ def arrive(
         replaced = known.socket if known.socket != socket else None  # a hello that failed half-way is said again
         if replaced and known.page != page and known.online_until > now and not take:
             raise InUse
+        # A device that was signed out needs room again. Its row is locked before the line here, and after it elsewhere;
+        # but whoever holds the line locks no device that is signed out, so they cannot wait for each other.
+        crowded_out = _make_room(user_id, now, new=False) if known.signed_out_at else None
         if new_sign_in:
             known.logged_in_at, known.session_key, known.signed_out_at = now, session_key, None
         for field, value in held.items():
             setattr(known, field, value)
         known.save(update_fields=["logged_in_at", "session_key", "signed_out_at", *held])
-        return Arrival(known, replaced=replaced)
+        return Arrival(known, replaced=replaced, crowded_out=crowded_out)
 
 
 def leave(device_id: uuid.UUID, socket: uuid.UUID) -> None:
     """The socket is gone. A newer socket of the device is left alone."""
     mine = Device.objects.filter(pk=device_id, socket=socket)
     mine.update(page=None, socket=None, online_until=timezone.now())
+
+
+def sign_out(device_id: uuid.UUID, now: dt.datetime) -> None:
+    """The device is signed out, unless it was before. Its page is not told."""
+    signed_in = Device.objects.filter(pk=device_id, signed_out_at=None)
+    signed_in.update(signed_out_at=now, online_until=now, page=None, socket=None, push=None)
 
 
 def is_signed_in(device_id: uuid.UUID) -> bool:
@@ -139,6 +156,20 @@ BEAT = """
 """
 
 
-def _make_room(user_id: Any) -> Device | None:
-    signed_in = Device.objects.filter(user_id=user_id, signed_out_at=None)
-    return signed_in.order_by("online_until").first() if signed_in.count() >= MAX_DEVICES else None
+def _make_room(user_id: Any, now: dt.datetime, *, new: bool) -> Device | None:
+    """Makes room for one more signed-in device: returns the device that was signed out for it, if any.
+
+    Runs under the lock of the user's line: else those that come at once would each find the same room.
+    """
+    Line.make([user_id])
+    Line.lock([user_id])
+    theirs = Device.objects.filter(user_id=user_id)
+    signed_in = Q(signed_out_at=None)
+    lately = Q(logged_in_at__gt=now - HOUR)
+    found = theirs.aggregate(signed_in=Count("pk", filter=signed_in), logins=Count("pk", filter=lately))
+    if new and found["logins"] >= MAX_LOGINS:
+        raise TooMany
+    longest = theirs.filter(signed_in).order_by("online_until").first() if found["signed_in"] >= MAX_DEVICES else None
+    if longest is not None:
+        sign_out(longest.pk, now)
+    return longest

@@ -30,6 +30,7 @@ from devices.models import Device, Line
 from tests.race_kit import (
     Contestant,
     Handset,
+    Hold,
     Story,
     Work,
     at_once,
@@ -965,6 +966,16 @@ def test_a_heartbeat_of_an_older_socket_waits_for_nobody_and_does_not_keep_the_d
     assert phone.row.socket == newer
     assert beat(older) == {str(older)}, "then it is told that the device is not its own any more"
     assert beat(newer) == set()
+
+
+@line_lock
+def test_of_two_new_devices_that_arrive_at_once_each_signs_out_another(people, phone, laptop, monkeypatch):
+    monkeypatch.setattr(presence, "MAX_DEVICES", 2)
+    held_at_commit = Hold("SELECT 1 FROM auth_user WHERE id = %s FOR UPDATE", (people["bob"].pk,))
+    first, second = in_order(arriving(phone, new=True), arriving(laptop, new=True), hold=held_at_commit)
+    assert {first.crowded_out.pk, second.crowded_out.pk} == {phone.id, laptop.id}
+    signed_in = Device.objects.filter(user=people["bob"], signed_out_at=None)
+    assert {device.pk for device in signed_in} == {first.device.pk, second.device.pk}
 
 
 # --- move x hangup on the old device ----------------------------------------------------------------------------------
