@@ -29,6 +29,7 @@ from django.utils import timezone
 
 from calls import after, conf, machine, models
 from calls.after import refusals
+from calls.allowance import own_changes
 from calls.facts import Facts, Spent, limit
 from calls.hot import Wanted
 from calls.hub import Said, hub
@@ -504,16 +505,34 @@ def change_line(key: Key, **changes: Any) -> Line:
 
 
 def switch_multi_device(key: Key, on: bool) -> Line:
-    """The user's own switch. Refused as `multi_device_off` unless the operator has allowed it."""
+    """The user's own switch. Refused as `multi_device_off` unless the operator has allowed it, or as `rate_limited`."""
     line_of(key)
     with transaction.atomic(durable=True):
         line = Line.lock([key]).popitem()[1]
         if not line.may_switch or line.multi_device_off(timezone.now()) is not None:
             raise Refused("multi_device_off")
-        line.multi_device = on
-        line.save(update_fields=["multi_device"])
+        own_changes.spend(key)
+        _save_own(line, multi_device=on)
     tell_line(line)
     return line
+
+
+def switch_dnd(key: Key, on: bool) -> Line:
+    """The user's own switch of do not disturb."""
+    line_of(key)
+    with transaction.atomic(durable=True):
+        line = Line.lock([key]).popitem()[1]
+        _save_own(line, dnd=on)
+    tell_line(line)
+    return line
+
+
+def _save_own(line: Line, **changes: Any) -> None:
+    """Writes what a user changed on the own line. The audit log is about what operators do, and an update is not noted
+    there: else a user could push what they did out of sight."""
+    for field, value in changes.items():
+        setattr(line, field, value)
+    Line.objects.filter(pk=line.pk).update(**changes)
 
 
 def favourites(line: Line) -> list[dict[str, str]]:
@@ -534,8 +553,7 @@ def favour(key: Key, other: Key, on: bool) -> Line:
         kept = [each for each in line.favourites if each != str(other)]
         if on and len(kept) >= MAX_FAVOURITES:
             raise Refused("full", limit=MAX_FAVOURITES)
-        line.favourites = [*kept, str(other)] if on else kept
-        line.save(update_fields=["favourites"])
+        _save_own(line, favourites=[*kept, str(other)] if on else kept)
     tell_line(line)
     return line
 

@@ -40,6 +40,7 @@ MAY_IMPORT = {
         "devices.prepared",
     },
     "calls.hub": set(),
+    "calls.allowance": {"calls.machine"},
     "calls.pool": {"calls.conf"},
     "calls.ice": {"calls.conf"},
     "calls.address": {"calls.conf"},
@@ -56,6 +57,7 @@ MAY_IMPORT = {
         "calls.hub",
         "calls.after",
         "calls.after.refusals",
+        "calls.allowance",
     }
     | {"devices.models", "devices.policy", "devices.prepared", "devices.presence"},
 }

@@ -10,8 +10,8 @@ from calls.models import Entry
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
-TRIES = 300
 ALLOWED = machine.DEADLINES.changes
+TRIES = ALLOWED + 40  # in less than 40 s, however busy the machine is
 
 
 async def attack(asked):
@@ -47,6 +47,7 @@ async def test_a_call_that_is_moved_without_end_between_servers_and_reconnects(l
     laptop = await live("bob", "Laptop", server=1)
     began = time.monotonic()
     await attack((page, "move", {"call": call}) for page in itertools.cycle((laptop, phone)))
+    await alice.ping()  # she has been silent for long
     await laptop.close()
     back = await live("bob", "Laptop", server=0, device=laptop.device, signed_in=laptop.cookie)
     await attack((page, "move", {"call": call}) for page in itertools.cycle((back, phone)))
