@@ -30,16 +30,11 @@ from calls.admin import story
 from calls.after import refusals
 from calls.models import Call, Leg, Refusal
 from devices.models import Device, Line, LineGroup
+from tests.panel_kit import browser_in_role, browser_of, saved, upload, workbook
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
 LISTS = ("devices/line/", "devices/linegroup/", "devices/device/", "calls/call/", "auditlog/logentry/", "auth/user/")
-
-
-def browser_of(user):
-    client = Client()
-    client.force_login(user)
-    return client
 
 
 @pytest.fixture
@@ -50,12 +45,7 @@ def operator(people):
 @pytest.fixture
 def in_role(people):
     def sign_in(role, name="dave"):
-        call_command("roles", verbosity=0)
-        user = people[name]
-        user.is_staff = True
-        user.save()
-        user.groups.set([Group.objects.get(name=role)])
-        return browser_of(user)
+        return browser_in_role(people[name], role)
 
     return sign_in
 
@@ -313,16 +303,6 @@ def test_every_reason_has_words():
 # ── roles ──
 
 
-def saved(response):
-    """The whole of a file that is sent in parts."""
-
-    async def parts():
-        return b"".join([part async for part in response])
-
-    assert response.streaming, response.content.decode()
-    return async_to_sync(parts)()
-
-
 def rows_of(response):
     return list(csv.DictReader(io.StringIO(saved(response).decode())))
 
@@ -570,21 +550,6 @@ def test_a_changed_password_is_noted_without_any_part_of_it(operator, people):
 
 
 # ── files ──
-
-
-def upload(client, file, format="0"):
-    file = file.encode() if isinstance(file, str) else file
-    return client.post(
-        "/admin/devices/line/import/", {"format": format, "import_file": SimpleUploadedFile("lines", file)}
-    )
-
-
-def workbook(*rows):
-    book, file = Workbook(), io.BytesIO()
-    for row in rows:
-        book.active.append(row)
-    book.save(file)
-    return file.getvalue()
 
 
 def said_of(page):

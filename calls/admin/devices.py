@@ -64,6 +64,7 @@ class DeviceAdmin(Exported, ReadOnlyAdmin):
     list_display = ("user", "name", "kind", "online", "last_seen", "address", "signed_in", "signed_out")
     list_display_links = ("name",)
     list_filter = (OnlineFilter, "kind")
+    linked_by = ("user__id__exact",)  # the devices of one line
     list_select_related = ("user",)
     search_fields = ("name",)
     search_help_text = "User name or name; if nobody has it, a device's name, or how its address begins"
@@ -72,9 +73,6 @@ class DeviceAdmin(Exported, ReadOnlyAdmin):
     fields = ("name", "user", "kind", "address", "logged_in_at", "last_seen_at", "signed_out_at")
     readonly_fields = fields[1:]
     actions = ("sign_out", "sign_out_all")
-
-    def lookup_allowed(self, lookup: str, value: str, request: HttpRequest | None = None) -> bool:
-        return lookup == "user__id__exact" or super().lookup_allowed(lookup, value, request)
 
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[Device], search_term: str

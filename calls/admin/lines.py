@@ -491,6 +491,7 @@ class LineGroupAdmin(Exported, LimitsAdmin):
 
     list_display = ("name", "incoming_limit", "outgoing_limit", "edition", "edition_until", "number")
     search_fields = ("name",)
+    ordering = ("name",)
     fields = ("name", *LIMITS, "edition", "edition_until")
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[LineGroup]:

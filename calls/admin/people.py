@@ -5,6 +5,7 @@ from typing import Any
 from django.contrib import admin
 from django.contrib.auth import get_user_model
 from django.contrib.auth.admin import GroupAdmin, UserAdmin
+from django.contrib.auth.forms import ReadOnlyPasswordHashWidget, UserChangeForm
 from django.contrib.auth.models import Group, Permission
 from django.http import HttpRequest
 
@@ -29,10 +30,27 @@ def _has_all(request: HttpRequest, permissions: Any) -> bool:
     return request.user.is_superuser or all(f"{app}.{codename}" in mine for app, codename in theirs)
 
 
+class PasswordKind(ReadOnlyPasswordHashWidget):
+    """Says that there is a password and how it is hashed. Django's widget shows the first letters of the hash too."""
+
+    def get_context(self, name: str, value: Any, attrs: Any) -> dict[str, Any]:
+        context = super().get_context(name, value, attrs)
+        context["summary"] = context["summary"][:1]  # the algorithm, or that there is no password
+        return context
+
+
+class PersonForm(UserChangeForm):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if password := self.fields.get("password"):
+            password.widget = PasswordKind()
+
+
 @admin.register(User)
 class PersonAdmin(PanelAdmin, UserAdmin):
     """Accounts. Whoever is no superuser cannot touch one, nor make one, nor give single permissions."""
 
+    form = PersonForm
     list_display = ("username", "first_name", "last_name", "is_active", "is_staff", "roles", "last_login")
     list_filter = ("is_active", "is_staff", "groups")
     search_help_text = "User name, name, or address of mail"
@@ -78,7 +96,7 @@ class PersonAdmin(PanelAdmin, UserAdmin):
 
 
 @admin.register(Group)
-class RoleAdmin(GroupAdmin):
+class RoleAdmin(PanelAdmin, GroupAdmin):
     """Roles: groups with permissions. Only a superuser changes what a role may."""
 
     def has_add_permission(self, request: HttpRequest) -> bool:
