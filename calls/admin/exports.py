@@ -63,7 +63,7 @@ def plain(value: Any) -> str | int | float:
 
 def unquoted(text: str) -> str:
     """The text that `plain` made this cell of."""
-    return _MARKED.sub("", text)
+    return _MARKED.sub("", text) if "'" in text else text
 
 
 def _table(resource: ModelResource, rows: QuerySet[Any]) -> Iterator[list[Any]]:

@@ -34,13 +34,25 @@ from calls.admin.base import (
     are_too_many,
     people_named,
 )
-from calls.admin.line_files import LIMITS, InThePage, LineImportForm, LineResource, Text, Unreadable, Workbook
+from calls.admin.line_files import (
+    LIMITS,
+    Busy,
+    InThePage,
+    LineConfirmForm,
+    LineImportForm,
+    LineResource,
+    Text,
+    Unreadable,
+    Workbook,
+    reading,
+)
 from calls.facts import limit
 from calls.models import LIVE, Leg
 from devices.models import Device, Line, LineGroup, Rules
 
 SAID_BY = {"line": "this line", "group": "its group", "platform": "the platform"}
 UNFIT = "Nothing was changed: the file does not fit any more. Choose it again to see why."
+BUSY = "Nothing was done: your last file is still being read. Wait until it is, and choose this one again."
 NAMED = {  # inputs in the list: the column's head alone does not say whose each is
     "max_incoming": "Incoming calls of {}",
     "max_outgoing": "Outgoing calls of {}",
@@ -265,6 +277,7 @@ class LineAdmin(ImportExportMixin, Exported, LimitsAdmin):
     resource_classes = [LineResource]
     import_template_name = "admin/devices/line/import.html"
     import_form_class = LineImportForm
+    confirm_form_class = LineConfirmForm
     import_formats = [Text, Workbook]
     tmp_storage_class = InThePage
     form = LineRow
@@ -389,9 +402,22 @@ class LineAdmin(ImportExportMixin, Exported, LimitsAdmin):
         said = "The file could not be read: choose the format that it has, or save it again as CSV or XLSX."
         form.add_error("import_file", list(e.args) if isinstance(e, Unreadable) else said)
 
+    def import_action(self, request: HttpRequest, **kwargs: Any) -> HttpResponse:
+        if request.method != "POST":
+            return super().import_action(request, **kwargs)
+        try:
+            with reading(request.user.pk):
+                return super().import_action(request, **kwargs)
+        except Busy:
+            messages.error(request, BUSY)
+        return redirect("admin:devices_line_import")
+
     def process_import(self, request: HttpRequest, **kwargs: Any) -> HttpResponse:
         try:
-            return super().process_import(request, **kwargs)
+            with reading(request.user.pk):
+                return super().process_import(request, **kwargs)
+        except Busy:
+            messages.error(request, BUSY)
         except BadSignature:
             messages.error(request, "Nothing was changed: this preview is too old. Choose the file again.")
         except Unreadable:  # it was previewed in another format, or by an older version
