@@ -60,6 +60,8 @@ MAX_SHOWN = 200  # lines that a preview shows; all of them are looked at
 MAX_WRONG = 100  # lines that are wrong, after which no more are looked at
 KEPT_S = 3600  # that a preview can be confirmed
 
+NO_FILE = "The file could not be read: choose the format that it has, or save it again as CSV or XLSX."
+
 
 class Unreadable(ValueError):
     """Why a file is no table of lines: sentences for the operator."""
@@ -219,6 +221,8 @@ class Workbook(XLSX):
         return "xlsx"
 
     def create_dataset(self, in_stream: bytes) -> Sheet:
+        if not zipfile.is_zipfile(io.BytesIO(in_stream)):
+            raise Unreadable(NO_FILE)
         bound(io.BytesIO(in_stream))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of openpyxl, about parts that it leaves out

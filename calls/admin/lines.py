@@ -36,6 +36,7 @@ from calls.admin.base import (
 )
 from calls.admin.line_files import (
     LIMITS,
+    NO_FILE,
     Busy,
     InThePage,
     LineConfirmForm,
@@ -399,8 +400,7 @@ class LineAdmin(ImportExportMixin, Exported, LimitsAdmin):
         transaction.on_commit(lambda: switchboard.tell_lines(told))  # the admin wraps its views in a transaction
 
     def add_data_read_fail_error_to_form(self, form: Any, e: Exception) -> None:
-        said = "The file could not be read: choose the format that it has, or save it again as CSV or XLSX."
-        form.add_error("import_file", list(e.args) if isinstance(e, Unreadable) else said)
+        form.add_error("import_file", list(e.args) if isinstance(e, Unreadable) else NO_FILE)
 
     def import_action(self, request: HttpRequest, **kwargs: Any) -> HttpResponse:
         if request.method != "POST":

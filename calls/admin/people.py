@@ -7,10 +7,14 @@ from django.contrib.auth import get_user_model
 from django.contrib.auth.admin import GroupAdmin, UserAdmin
 from django.contrib.auth.forms import ReadOnlyPasswordHashWidget, UserChangeForm
 from django.contrib.auth.models import Group, Permission
+from django.db.models import Exists, OuterRef
 from django.http import HttpRequest
 
 from calls.admin.base import NAMES, PanelAdmin, with_words
+from calls.models import Leg
 from devices.models import Line
+
+MAX_LISTED = 100  # of what goes with an account, that are named before it is deleted
 
 User = get_user_model()
 if admin.site.is_registered(User):
@@ -73,6 +77,21 @@ class PersonAdmin(PanelAdmin, UserAdmin):
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return super().has_delete_permission(request, obj) and self._may_touch(request, obj)
 
+    def get_deleted_objects(self, objs: Any, request: HttpRequest) -> Any:
+        """Somebody who was in a call cannot be deleted. Django finds that out by reading each of these calls, and lists
+        them; of other accounts it lists everything that is deleted with them."""
+        was_in_calls = User._default_manager.filter(Exists(Leg.objects.filter(user=OuterRef("pk")).order_by()))
+        kept = was_in_calls.filter(pk__in=[user.pk for user in objs]).values_list("username", flat=True)[:MAX_LISTED]
+        if names := list(kept):
+            return (
+                [],
+                {},
+                set(),
+                [f"Calls of {name}: deactivate or erase the account" for name in names],
+            )
+        going, counts, missing, protected = super().get_deleted_objects(objs, request)
+        return _first(going), counts, missing, protected
+
     def _may_touch(self, request: HttpRequest, obj: Any) -> bool:
         if obj is None or request.user.is_superuser:
             return True
@@ -93,6 +112,12 @@ class PersonAdmin(PanelAdmin, UserAdmin):
     def save_model(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:
         super().save_model(request, obj, form, change)
         Line.make([obj.pk])  # so that the list of lines has everybody
+
+
+def _first(nested: list[Any]) -> list[Any]:
+    """The first of each list, which is one of texts and lists."""
+    shown = [_first(each) if isinstance(each, list) else each for each in nested[:MAX_LISTED]]
+    return [*shown, f"… {len(nested) - MAX_LISTED:,} more"] if len(nested) > MAX_LISTED else shown
 
 
 @admin.register(Group)

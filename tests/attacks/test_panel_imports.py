@@ -287,7 +287,7 @@ def test_one_person_has_one_file_read_at_a_time_and_others_their_own(people, mon
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"format": "7"}, {"format": "x"}, {"format": "-1"}, {"resource": "9"}, {"format": ""}]
+    "wrong", [{"format": "7"}, {"format": "1"}, {"format": "x"}, {"format": "-1"}, {"resource": "9"}, {"format": ""}]
 )
 @pytest.mark.django_db(transaction=True)
 def test_a_confirmation_that_was_made_up_is_no_fault_of_the_server(people, wrong):
