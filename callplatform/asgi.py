@@ -19,7 +19,7 @@ from calls.consumers import SignalingConsumer  # noqa: E402
 from calls.hub import hub  # noqa: E402
 from calls.wallboard import Wallboard  # noqa: E402
 
-hub.errands = [clock.run, sign_ins.run]
+hub.errands = [clock.run, clock.run_errands, sign_ins.run]
 
 consumer: Any = SignalingConsumer.as_asgi()  # Django's type of path() knows views only
 board: Any = Wallboard.as_asgi()

@@ -17,7 +17,6 @@ from django.core.exceptions import BadRequest
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.middleware.csrf import get_token
-from django.utils import timezone
 from django.utils.translation import gettext
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_POST, require_safe
@@ -28,6 +27,7 @@ from calls import machine, models, switchboard
 from calls.after import push
 from calls.allowance import own_changes
 from calls.machine import Refused
+from devices import times
 from devices.models import Device
 
 Body = TypeVar("Body")
@@ -111,7 +111,7 @@ def history_seen(request: HttpRequest) -> JsonResponse:
     until = asked(request, Seen).until
     if until.tzinfo is None or until.year < 2000:
         raise BadRequest("until needs a time zone, and a time of this age")
-    news = calls_of.see(request.user.pk, min(until, timezone.now()))
+    news = calls_of.see(request.user.pk, min(until, times.now()))
     return _changed(request) if news else _missed(request)
 
 
@@ -145,7 +145,7 @@ def _changed(request: HttpRequest, **more: Any) -> JsonResponse:
 @signed_in
 def devices(request: HttpRequest) -> JsonResponse:
     """The own signed-in devices, the online ones first: `{devices: [{id, name, kind, online, seen, since, push}]}`."""
-    now = timezone.now()
+    now = times.now()
     found = [
         {
             "id": str(each.pk),

@@ -18,7 +18,6 @@ from typing import Any, TypeVar, overload
 import msgspec
 from channels.consumer import AsyncConsumer
 from django.contrib.auth.models import AbstractBaseUser
-from django.utils import timezone
 
 from calls import address, conf, ice, logs, machine, metrics, models, pool, protocol, switchboard
 from calls.desk import NotHeld, desk
@@ -28,7 +27,7 @@ from calls.sign_ins import SignIn
 from calls.switchboard import Beat, CatchUp, Goodbye, Leaving, Mail, Outcome, Perform, Place, Renamed
 from calls.view import View, view
 from calls.view import shape as shape_of
-from devices import presence
+from devices import presence, times
 
 log = logging.getLogger(__name__)
 
@@ -388,7 +387,7 @@ class SignalingConsumer(AsyncConsumer):
         self._note(call, shape is not None)
         if shape is not None:
             if shape not in views:
-                text = protocol.encode(view(call, seat.key, seat.device, timezone.now(), seat.page))
+                text = protocol.encode(view(call, seat.key, seat.device, times.now(), seat.page))
                 views[shape] = text, protocol.event(text)
             text, event = views[shape]
             if self.obeying:
@@ -424,7 +423,7 @@ class SignalingConsumer(AsyncConsumer):
     def _view(self, call: machine.Call) -> View | None:
         """This device's view of the call, which is noted."""
         assert self.seat is not None
-        seen = view(call, self.seat.key, self.seat.device, timezone.now(), self.seat.page)
+        seen = view(call, self.seat.key, self.seat.device, times.now(), self.seat.page)
         self._note(call, seen is not None)
         return seen
 

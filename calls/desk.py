@@ -21,13 +21,12 @@ from typing import Any, overload
 
 import msgspec
 from django.db import connection
-from django.utils import timezone
 from psycopg_pool import PoolTimeout
 
 from calls import conf, metrics, pool, switchboard
 from calls.machine import Call
 from calls.switchboard import Beat, CatchUp, Order, Outcome
-from devices import prepared
+from devices import prepared, times
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +36,7 @@ SHARE_S = 0.0005  # of it for each order but one of the last batch: what comes a
 GATHER_S = 1.0  # the longest that a ping waits for others
 TURN = 32  # pings answered in one go, while all else waits
 MAX_IN_DOUBT = 1000  # calls of which it is not known whether an order was committed; the next ping repairs the others
+DEAF_S = 3.0  # a look at the database that takes longer stores no heartbeat; nor does one that failed just now
 PAUSE_S = 0.015  # for each ping but one of the last look: so they are gathered from 70 a second on
 
 
@@ -70,6 +70,8 @@ class Desk:
         self.tasks: set[asyncio.Task[None]] = set()
         self.in_doubt: dict[uuid.UUID, dt.datetime] = {}  # calls, and since when
         self.working = self.looking = False
+        self.look_began: float | None = None  # by time.monotonic(); None between two looks
+        self.look_failed = float("-inf")
         self.for_orders, self.for_pings = prepared.Link(), prepared.Link()
         self.patient = asyncio.Semaphore(max(1, conf.get("DB_THREADS") // 2))  # the other threads wait for no lock
 
@@ -84,12 +86,12 @@ class Desk:
 
         Raises `NotHeld`, or whatever the database raised; then nothing was done.
         """
+        self._begin()
         outcome = asyncio.get_running_loop().create_future()
         asker = partial(pool.resolve, outcome)
         if isinstance(what, CatchUp):
             self.look(what, beat, asker)
         else:
-            self._begin()
             tried = self.in_doubt.pop(what.call, None)
             if tried is not None:
                 self._spawn(self._alone(Asked(what, asker, beat), tried))
@@ -117,6 +119,12 @@ class Desk:
             self.__init__()  # type: ignore[misc]
             self.loop = loop
 
+    @property
+    def is_deaf(self) -> bool:
+        """Whether the heartbeats of this process's sockets are not being stored."""
+        began, now = self.look_began, time.monotonic()
+        return (began is not None and now - began > DEAF_S) or now - self.look_failed < DEAF_S
+
     def close(self) -> None:
         """Gives its connections back, when its loop has ended. Blocks."""
         self.for_orders.close()
@@ -133,7 +141,7 @@ class Desk:
             self.working = False
 
     async def _settle(self, orders: Sequence[Asked]) -> None:
-        began = timezone.now()
+        began = times.now()
         try:
             outcomes = await self._settled([asked.what for asked in orders], [asked.beat for asked in orders])
         except Exception as error:
@@ -161,13 +169,16 @@ class Desk:
             self.looking = False
 
     async def _catch_up(self, pings: Sequence[Asked]) -> None:
-        began = time.perf_counter()
+        began, self.look_began = time.perf_counter(), time.monotonic()
         beats = dict(asked.beat for asked in pings if asked.beat)
         try:
             found, strangers = await self._caught_up([asked.what for asked in pings], beats)
         except Exception as error:
+            self.look_failed = time.monotonic()
             self._failed(pings, error)
             return
+        finally:
+            self.look_began = None
         took = time.perf_counter() - began
         for number, (asked, calls) in enumerate(zip(pings, found, strict=True), start=1):
             if number % TURN == 0:
@@ -193,7 +204,7 @@ class Desk:
                 self._spawn(self._alone(asked, tried))
 
     async def _alone(self, asked: Asked, tried: dt.datetime | None = None) -> None:
-        began = tried or timezone.now()
+        began = tried or times.now()
         async with self.patient:
             try:
                 result = await pool.run(_settle_alone, asked, tried)

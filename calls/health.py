@@ -15,8 +15,10 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from calls import clock, conf, metrics, pool
 from calls.hub import hub
+from calls.logs import Trouble
 
 log = logging.getLogger(__name__)
+troubles = {name: Trouble(log, f"not ready: {name}") for name in ("database", "layer", "clock", "time")}
 
 PATIENCE_S = 3.0  # for the answer of what this process needs
 LATE_S = 10.0  # a clock that has not ticked for so long does not run
@@ -32,16 +34,28 @@ def alive(request: HttpRequest) -> HttpResponse:
 @never_cache
 @require_safe
 async def ready(request: HttpRequest) -> JsonResponse:
-    """Whether calls can be served here: 200 or 503, and what is well and what is not, by name."""
-    checks = {"database": _database(), "layer": _layer(), "clock": _clock()}
+    """Whether calls can be served here: 200 or 503, and for each check by name `ok`, `failed`, or what is wrong."""
+    checks = {"database": _database(), "layer": _layer(), "clock": _clock(), "time": _time()}
     results = await asyncio.gather(
         *(asyncio.wait_for(check, PATIENCE_S) for check in checks.values()), return_exceptions=True
     )
     for name, result in zip(checks, results, strict=True):
         if isinstance(result, BaseException):
-            log.warning("not ready: %s: %s", name, type(result).__name__)
-    said = {name: "ok" if result is None else "failed" for name, result in zip(checks, results, strict=True)}
+            troubles[name].met(result)
+        else:
+            troubles[name].over()
+    said = {name: _said(result) for name, result in zip(checks, results, strict=True)}
     return JsonResponse(said, status=200 if set(said.values()) == {"ok"} else 503)
+
+
+class NotReady(Exception):
+    """A check failed, for this reason in words."""
+
+
+def _said(result: BaseException | None) -> str:
+    if result is None:
+        return "ok"
+    return str(result) if isinstance(result, NotReady) else "failed"
 
 
 @never_cache
@@ -105,4 +119,10 @@ async def _clock() -> None:
     if hub.loop is not None and clock.run in hub.errands:
         since = time.monotonic() - (clock.last.tick or hub.began)
         if since > conf.get("CLOCK_S") + LATE_S:
-            raise RuntimeError("the clock stands still")
+            raise NotReady(f"the clock has not ticked for {since:.0f} s")
+
+
+async def _time() -> None:
+    sentence = clock.skew()
+    if sentence:
+        raise NotReady(sentence)

@@ -13,6 +13,7 @@ fail is either computed before the commit or is one of the effects (calls/after)
 """
 
 import datetime as dt
+import logging
 import time
 import uuid
 from collections import defaultdict
@@ -23,20 +24,22 @@ from typing import Any, NamedTuple
 import msgspec
 from django.conf import settings
 from django.contrib.auth import get_user_model
-from django.db import IntegrityError, transaction
+from django.db import IntegrityError, OperationalError, transaction
 from django.db.models import Q
-from django.utils import timezone
 
 from calls import after, conf, machine, models
 from calls.after import refusals
 from calls.allowance import own_changes
 from calls.facts import Facts, Spent, limit
-from calls.hot import Wanted
+from calls.hot import Silence, Wanted, Watch
 from calls.hub import Said, hub
+from calls.logs import first_line
 from calls.machine import Refused, Seat
 from calls.models import Change
-from devices import policy, prepared, presence
+from devices import policy, prepared, presence, times
 from devices.models import Device, Line, LineGroup
+
+log = logging.getLogger(__name__)
 
 User = Any  # whatever settings.AUTH_USER_MODEL is, and its key
 Key = Any
@@ -46,6 +49,9 @@ MAX_REMEMBERED = 1000  # of one user
 MAX_FAVOURITES = 200  # they are read with every call to the user
 MOST_LOOKED_AT = 100  # entries of a call, the newest first, to see whether an order was done
 MOST_TOLD = 500  # lines in one message to the other processes
+MOST_FORGOTTEN = 1000  # remembered ids dropped at once
+MOST_SIGNED_OUT, SIGN_OUT_S = 200, 2.0  # devices of deactivated accounts signed out in one go, and how long it may take
+MOST_HELD = 3  # of them that are waited for in vain
 
 
 class Outcome(NamedTuple):
@@ -137,8 +143,10 @@ def settle(
     *,
     wait: bool = True,
     tried: dt.datetime | None = None,
+    now: dt.datetime | None = None,
 ) -> list[Outcome | None]:
-    """Settles the orders together, in their order, and tells everybody concerned.
+    """Settles the orders together, in their order, and tells everybody concerned. They are decided as of `now`, by
+    default the present.
 
     With `beats`, one for each order, the devices are heard from too. Without `wait`, an order that needs a row that
     others hold (or that is not there) has None for an outcome. Raises what the database raised; unless the connection
@@ -146,7 +154,7 @@ def settle(
     known whether that was committed: one that was is not done a second time, and everybody is told its outcome.
     """
     began = time.perf_counter()
-    settled = _committed(orders, beats, wait, tried, began)
+    settled = _committed(orders, beats, wait, tried, began, now)
     tell(*settled.tell)
     after.follow(settled.done)
     if not wait:
@@ -165,12 +173,17 @@ async def settle_in(link: prepared.Link, orders: Sequence[Order], beats: Sequenc
 
 
 def _committed(
-    orders: Sequence[Order], beats: Sequence[Beat | None], wait: bool, tried: dt.datetime | None, began: float
+    orders: Sequence[Order],
+    beats: Sequence[Beat | None],
+    wait: bool,
+    tried: dt.datetime | None,
+    began: float,
+    now: dt.datetime | None,
 ) -> Settled:
     for last_try in (False, False, True):
         try:
             with transaction.atomic(durable=True):
-                return prepared.run(_settle(prepared.waiting, orders, beats, wait, tried, began))
+                return prepared.run(_settle(prepared.waiting, orders, beats, wait, tried, began, now))
         except NoLine as missing:
             Line.make(missing.users)
         except IntegrityError as error:
@@ -189,9 +202,10 @@ async def _settle(
     wait: bool,
     tried: dt.datetime | None,
     began: float,
+    now: dt.datetime | None = None,
 ) -> Settled:
     """Decides the orders and stores what changed, which commits: everything else is computed before that."""
-    now = timezone.now()
+    now = now or times.now()
     facts = Facts(now, wait)
     changes: list[Change] = []
     outcomes: list[Outcome | None] = []
@@ -411,14 +425,16 @@ def _remember(call_id: uuid.UUID, key: Key) -> uuid.UUID | None:
         if models.Call.objects.filter(pk=call_id).exists():
             return call_id
         if mine.count() < MAX_REMEMBERED:
-            fresh = models.SpentInvite(id=call_id, user_id=key, at=timezone.now())
+            fresh = models.SpentInvite(id=call_id, user_id=key, at=times.now())
             models.SpentInvite.objects.bulk_create([fresh], ignore_conflicts=True)
         return None
 
 
-def forget_spent(now: dt.datetime) -> None:
-    """Drops remembered ids that no invite can be waiting for any more."""
-    models.SpentInvite.objects.filter(at__lt=now - REMEMBER).delete()
+def forget_spent(now: dt.datetime) -> bool:
+    """Drops some of the remembered ids that no invite can be waiting for any more; whether there may be others."""
+    old = list(models.SpentInvite.objects.filter(at__lt=now - REMEMBER).values_list("pk", flat=True)[:MOST_FORGOTTEN])
+    models.SpentInvite.objects.filter(pk__in=old).delete()
+    return len(old) == MOST_FORGOTTEN
 
 
 class CatchUp(msgspec.Struct, frozen=True):
@@ -467,7 +483,7 @@ def is_back(call: machine.Call, key: str, device: uuid.UUID) -> bool:
 
 def line_view(line: Line) -> dict[str, Any]:
     """A line as the wire shows it: what holds, wherever it is said."""
-    off, edition = line.multi_device_off(timezone.now()), line.rule("edition")
+    off, edition = line.multi_device_off(times.now()), line.rule("edition")
     view: dict[str, Any] = {
         "multi_device": line.multi_device and off is None,
         "may_switch": line.may_switch and off is None,
@@ -509,7 +525,7 @@ def switch_multi_device(key: Key, on: bool) -> Line:
     line_of(key)
     with transaction.atomic(durable=True):
         line = Line.lock([key]).popitem()[1]
-        if not line.may_switch or line.multi_device_off(timezone.now()) is not None:
+        if not line.may_switch or line.multi_device_off(times.now()) is not None:
             raise Refused("multi_device_off")
         own_changes.spend(key)
         _save_own(line, multi_device=on)
@@ -571,23 +587,24 @@ def tell_expired(since: dt.datetime, until: dt.datetime) -> None:
     ran_out = {"edition": "until", "edition_until__gt": since, "edition_until__lte": until}
     groups = list(LineGroup.objects.filter(**ran_out).values_list("pk", flat=True))
     inherited = Q(group__in=groups, edition="") if groups else Q(pk=None)
-    for line in Line.objects.filter(Q(**ran_out) | inherited).select_related("group"):
-        tell_line(line)
+    tell_lines(Q(**ran_out) | inherited)
 
 
 def tell_lines(lines: Q) -> None:
     """Shows these lines to their users' devices, as far as any is online."""
-    online = Device.objects.filter(signed_out_at=None, online_until__gt=timezone.now()).values("user")
-    found = list(Line.objects.filter(lines, user__in=online).select_related("group"))
-    for start in range(0, len(found), MOST_TOLD):
-        hub.publish(*map(_line_said, found[start : start + MOST_TOLD]))
+    online = Device.objects.filter(signed_out_at=None, online_until__gt=times.now()).values("user")
+    found = Line.objects.filter(lines, user__in=online).select_related("group").order_by("pk")
+    told = list(found[:MOST_TOLD])
+    while told:
+        hub.publish(*map(_line_said, told))
+        told = list(found.filter(pk__gt=told[-1].pk)[:MOST_TOLD]) if len(told) == MOST_TOLD else []
 
 
 def sign_out(device: Device, why: str = "signed_out") -> None:
     """The device is no longer the user's: its page is closed, a joined leg leaves, a ring moves to the next device."""
     with transaction.atomic(durable=True):
         Line.lock([device.user_id])  # a call placed at this moment sees the device, and is found below, or does not
-        presence.sign_out(device.pk, timezone.now())
+        presence.sign_out(device.pk, times.now())
         shared = Device.objects.filter(session_key=device.session_key, signed_out_at=None).exists()
         if device.session_key and not shared:
             import_module(settings.SESSION_ENGINE).SessionStore(device.session_key).delete()
@@ -599,25 +616,41 @@ def sign_out(device: Device, why: str = "signed_out") -> None:
 
 
 def sign_out_deactivated() -> None:
-    """Closes what is still open of accounts that were deactivated, whoever did it and however."""
-    for device in Device.objects.filter(signed_out_at=None, user__is_active=False):
-        sign_out(device, "deactivated")
+    """Closes what is still open of accounts that were deactivated, whoever did it and however.
 
-
-def due(now: dt.datetime, watching_since: dt.datetime, limit: int) -> tuple[list[Perform], list[Perform]]:
-    """What a clock has to give: to calls with a deadline that has passed, the longest overdue first, and to joined legs
-    whose device was not heard from.
-
-    Nobody can be heard while no server runs: silence counts from `watching_since` at the earliest.
+    As many as a few seconds allow, in no particular order. Devices whose rows somebody holds take none of this time,
+    and only a few of them are waited for.
     """
+    ends, held = time.monotonic() + SIGN_OUT_S, 0
+    for device in Device.objects.filter(signed_out_at=None, user__is_active=False).order_by("?")[:MOST_SIGNED_OUT]:
+        began = time.monotonic()
+        if began > ends or held == MOST_HELD:
+            break
+        try:
+            sign_out(device, "deactivated")
+        except OperationalError as error:
+            held += 1
+            ends += time.monotonic() - began
+            log.warning("device %s of a deactivated account is not signed out yet: %s", device.pk, first_line(error))
+        except Exception:
+            log.exception("device %s of a deactivated account could not be signed out", device.pk)
+
+
+class Found(NamedTuple):
+    """What a clock found, and when by the database's clock: what to do about deadlines, and about silent devices."""
+
+    at: dt.datetime
+    due: list[Perform]
+    silent: list[Perform]
+
+
+def due(watch: Watch) -> Found:
+    """What a clock has to act on: calls with a deadline that has passed, and joined legs whose device is silent."""
     deadlines = conf.deadlines()
-    quiet = now - dt.timedelta(seconds=deadlines.device_silent)
-    gone = now - dt.timedelta(seconds=min(deadlines.caller_silent, deadlines.leg_lost))
-    calls, legs = models.due(now, limit, None if watching_since > quiet else quiet, gone)
-    silent = [
-        Perform(call, machine.Silent(user, device, max(seen, watching_since))) for call, user, device, seen in legs
-    ]
-    return [Perform(call, machine.Due()) for call in calls], silent
+    silence = Silence(deadlines.device_silent, deadlines.caller_silent, deadlines.leg_lost)
+    at, calls, legs = models.due(watch, silence)
+    silent = [Perform(call, machine.Silent(user, device, since)) for call, user, device, since in legs]
+    return Found(at, [Perform(call, machine.Due()) for call in calls], silent)
 
 
 def signal(call: machine.Call, seat: Seat, to: str, body: msgspec.Raw) -> None:

@@ -11,9 +11,8 @@ from typing import Any, NamedTuple
 import msgspec
 from django.db import connection, transaction
 from django.db.models import Count, Q
-from django.utils import timezone
 
-from devices import prepared
+from devices import prepared, times
 from devices.models import Device, Line
 
 MAX_DEVICES = 100  # signed-in devices of one user; one more signs out the one unheard of for longest
@@ -64,7 +63,7 @@ def arrive(
     A new device, or a known one under a new sign-in, is a login; a reconnect is not. Raises NotYours, InUse, SignedOut,
     TooMany.
     """
-    now = timezone.now()
+    now = times.now()
     until = now + dt.timedelta(seconds=stays_s)
     held = {"page": page, "socket": socket, "last_seen_at": now, "online_until": until, "address": address}
     with transaction.atomic(durable=True):
@@ -97,7 +96,7 @@ def arrive(
 def leave(device_id: uuid.UUID, socket: uuid.UUID) -> None:
     """The socket is gone. A newer socket of the device is left alone."""
     mine = Device.objects.filter(pk=device_id, socket=socket)
-    mine.update(page=None, socket=None, online_until=timezone.now())
+    mine.update(page=None, socket=None, online_until=times.now())
 
 
 def sign_out(device_id: uuid.UUID, now: dt.datetime) -> None:
@@ -116,20 +115,19 @@ def beat(sockets: Mapping[str, str], stays_s: float) -> set[str]:
     theirs. Waits for nobody: a row that others hold is passed by, and its next beat will do."""
     if not sockets:
         return set()
-    now = timezone.now()
-    until = now + dt.timedelta(seconds=stays_s)
     if connection.vendor == "postgresql":
-        return strangers(sockets, prepared.ask(*beating(sockets, now, until)))
+        return strangers(sockets, prepared.ask(*beating(sockets, stays_s)))
+    now = times.now()
+    until = now + dt.timedelta(seconds=stays_s)
     mine = Device.objects.filter(pk__in=sockets, socket__in=sockets.values(), signed_out_at=None)
     if mine.update(last_seen_at=now, online_until=until) == len(sockets):
         return set()
     return set(sockets.values()) - {str(socket) for socket in mine.values_list("socket", flat=True)}
 
 
-def beating(sockets: Mapping[str, str], now: dt.datetime, until: dt.datetime) -> prepared.Statement:
-    """The same as a prepared statement; `strangers` reads its answer."""
-    ids, given = prepared.array(sockets), prepared.array(sockets.values())
-    return BEAT, ids, given, now.isoformat().encode(), until.isoformat().encode()
+def beating(sockets: Mapping[str, str], stays_s: float) -> prepared.Statement:
+    """The same as a prepared statement, which takes the time from the database; `strangers` reads its answer."""
+    return BEAT, prepared.array(sockets), prepared.array(sockets.values()), str(stays_s).encode()
 
 
 def strangers(sockets: Mapping[str, str], theirs: bytes) -> set[str]:
@@ -145,7 +143,8 @@ BEAT = """
         WHERE id = ANY($1::uuid[]) AND socket = ANY($2::uuid[]) AND signed_out_at IS NULL
         FOR NO KEY UPDATE SKIP LOCKED
     ), heard AS (
-        UPDATE devices_device SET last_seen_at = $3::timestamptz, online_until = $4::timestamptz
+        UPDATE devices_device
+        SET last_seen_at = clock_timestamp(), online_until = clock_timestamp() + make_interval(secs => $3::float8)
         FROM free WHERE devices_device.id = free.id
         RETURNING 1
     )

@@ -17,19 +17,20 @@ MAY_IMPORT = {
     "devices.policy": set(),
     "devices.prepared": set(),
     "devices.models": {"devices.policy"},
-    "devices.presence": {"devices.models", "devices.prepared"},
+    "devices.times": set(),
+    "devices.presence": {"devices.models", "devices.prepared", "devices.times"},
     "calls.machine": set(),
     "calls.view": {"calls.machine"},
     "calls.protocol": {"calls.machine", "calls.view"},
     "calls.conf": {"calls.machine"},
     "calls.models": {"calls.machine", "calls.conf", "calls.hot"}
-    | {"devices.models", "devices.prepared", "devices.presence"},
+    | {"devices.models", "devices.prepared", "devices.presence", "devices.times"},
     "calls.hot": {"calls.machine", "devices.models", "devices.prepared", "devices.presence"},
     "calls.facts": {"calls.machine", "calls.conf", "calls.models", "calls.hot"}
     | {"devices.models", "devices.policy", "devices.prepared", "devices.presence"},
     "calls.after": {"calls.machine", "calls.metrics", "calls.models", "calls.after.push", "calls.after.refusals"},
-    "calls.after.push": {"calls.machine", "calls.conf", "calls.models", "devices.models"},
-    "calls.after.refusals": {"calls.models"},
+    "calls.after.push": {"calls.machine", "calls.conf", "calls.models", "devices.models", "devices.times"},
+    "calls.after.refusals": {"calls.models", "devices.times"},
     "calls.history": {"calls.machine", "calls.models"},
     "calls.desk": {
         "calls.machine",
@@ -39,7 +40,7 @@ MAY_IMPORT = {
         "calls.switchboard",
         "devices.prepared",
     },
-    "calls.hub": set(),
+    "calls.hub": {"calls.logs"},
     "calls.allowance": {"calls.machine"},
     "calls.pool": {"calls.conf"},
     "calls.ice": {"calls.conf"},
@@ -47,7 +48,7 @@ MAY_IMPORT = {
     "calls.audit": {"calls.address"},
     "calls.metrics": {"calls.machine"},
     "calls.logs": set(),
-    "calls.aggregates": {"calls.models", "devices.models"},
+    "calls.aggregates": {"calls.models", "devices.models", "devices.times"},
     "calls.switchboard": {
         "calls.machine",
         "calls.conf",
@@ -58,8 +59,9 @@ MAY_IMPORT = {
         "calls.after",
         "calls.after.refusals",
         "calls.allowance",
+        "calls.logs",
     }
-    | {"devices.models", "devices.policy", "devices.prepared", "devices.presence"},
+    | {"devices.models", "devices.policy", "devices.prepared", "devices.presence", "devices.times"},
 }
 WAYS_IN = {
     "calls.admin",

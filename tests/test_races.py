@@ -24,6 +24,7 @@ from django.utils import timezone
 
 from calls import machine, models, switchboard
 from calls.clock import Clock
+from calls.hot import Watch
 from calls.view import view
 from devices import prepared, presence
 from devices.models import Device, Line
@@ -50,6 +51,7 @@ from tests.race_kit import (
     talk,
     ticking,
     value_of,
+    watching,
 )
 
 pytestmark = [
@@ -766,8 +768,7 @@ def test_an_answer_before_the_clock_acts_on_a_silent_caller_gives_her_the_time_o
 def test_a_device_that_returns_before_the_clock_acts_on_its_silence_has_missed_nothing(alice, phone, joined):
     call = talk(alice, phone) if joined else ring(alice, phone.user)
     alice.fall_silent(3600)
-    now = timezone.now()
-    [(found, silent, *_)] = switchboard.due(now, now - dt.timedelta(days=1), 0)[1]
+    [(found, silent, *_)] = switchboard.due(Watch(1, 5, False, watching().began)).silent
     alice.returns()
     switchboard.perform(found, silent)
     assert found == call and leg_of(call, alice).online and story(call)[0] != "ended"
@@ -849,8 +850,7 @@ def test_a_move_after_the_old_device_was_lost_finds_an_ended_call(alice, phone, 
 def test_a_move_before_the_old_device_is_lost_saves_the_call(alice, phone, laptop):
     call = talk(alice, phone)
     phone.fall_silent(46)
-    now = timezone.now()
-    [(_, silent, *_)] = switchboard.due(now, now - dt.timedelta(days=1), 0)[1]
+    [(_, silent, *_)] = switchboard.due(Watch(1, 5, False, watching().began)).silent
     clock = commanding(call, silent)  # it has found the leg, and waits
     moved, _ = in_order(laptop.moves(call), clock)
     assert refusal(moved) is None

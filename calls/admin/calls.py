@@ -34,6 +34,7 @@ from calls import aggregates, audit, machine, switchboard
 from calls.admin import story
 from calls.admin.base import Exported, PanelList, ReadOnlyAdmin, are_too_many, first_people
 from calls.models import Call, Leg
+from devices import times
 
 LISTED_LEGS, SHOWN_LEGS, EXPORTED_LEGS = 8, 50, 100  # of a call: in the list, on its page, and in a file
 MAX_CALLERS = 100  # people whose calls one search shows: all calls of each are looked through
@@ -95,7 +96,7 @@ class TimeFilter(admin.SimpleListFilter):
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Call]) -> QuerySet[Call]:
         back = next((time for name, _, time in TIMES if name == self.value()), None)
-        return queryset.filter(aggregates.since(timezone.now() - back)) if back else queryset
+        return queryset.filter(aggregates.since(times.now() - back)) if back else queryset
 
 
 class NoteForm(forms.Form):
@@ -267,14 +268,14 @@ class CallAdmin(Exported, ReadOnlyAdmin):
 
     @admin.display(description="rang")
     def rang(self, call: Call) -> str:
-        seconds = _seconds(call.placed_at, call.answered_at or call.ended_at or timezone.now())
+        seconds = _seconds(call.placed_at, call.answered_at or call.ended_at or times.now())
         return f"{seconds:.1f} s"
 
     @admin.display(description="lasted")
     def lasted(self, call: Call) -> str:
         if call.answered_at is None:
             return "–"
-        seconds = int(_seconds(call.answered_at, call.ended_at or timezone.now()) or 0)
+        seconds = int(_seconds(call.answered_at, call.ended_at or times.now()) or 0)
         return f"{seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02}"
 
     @admin.display(description="answered on")

@@ -14,6 +14,7 @@ from import_export.fields import Field
 from calls import audit, switchboard
 from calls.admin.base import MAX_PEOPLE, Exported, ReadOnlyAdmin, are_too_many, people_named
 from calls.admin.lines import sign_out
+from devices import times
 from devices.models import Device
 
 ADDRESS = re.compile(r"[0-9a-f]{0,4}([.:][0-9a-f]{0,4})+$", re.IGNORECASE)
@@ -27,7 +28,7 @@ class OnlineFilter(admin.SimpleListFilter):
         return [("yes", "Online"), ("no", "Offline"), ("in", "Signed in"), ("out", "Signed out")]
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Device]) -> QuerySet[Device]:
-        now = timezone.now()
+        now = times.now()
         match self.value():
             case "yes":
                 return queryset.filter(signed_out_at=None, online_until__gt=now)
@@ -94,7 +95,7 @@ class DeviceAdmin(Exported, ReadOnlyAdmin):
 
     @admin.display(boolean=True)
     def online(self, device: Device) -> bool:
-        return device.signed_out_at is None and device.online_until > timezone.now()
+        return device.signed_out_at is None and device.online_until > times.now()
 
     @admin.display(description="last seen")
     def last_seen(self, device: Device) -> str:

@@ -49,6 +49,7 @@ from calls.admin.line_files import (
 )
 from calls.facts import limit
 from calls.models import LIVE, Leg
+from devices import times
 from devices.models import Device, Line, LineGroup, Rules
 
 SAID_BY = {"line": "this line", "group": "its group", "platform": "the platform"}
@@ -116,7 +117,7 @@ class LineList(PanelList):
         lines = list(self.result_list)
         users = [line.user_id for line in lines]
         devices = Device.objects.filter(user__in=users, signed_out_at=None).order_by().values_list("user")
-        online = Count("pk", filter=Q(online_until__gt=timezone.now()))
+        online = Count("pk", filter=Q(online_until__gt=times.now()))
         devices_of = {user: (on, all) for user, on, all in devices.annotate(online=online, all=Count("pk"))}
         calls = Leg.objects.filter(LIVE, user__in=users).order_by().values_list("user")
         calls_of = {user: (ins, outs) for user, ins, outs in calls.annotate(ins=_count("in"), outs=_count("out"))}
@@ -181,9 +182,9 @@ class NobodyOnlineFilter(admin.SimpleListFilter):
         signed_in = Device.objects.filter(user=OuterRef("user"), signed_out_at=None)
         match self.value():
             case "online":
-                return queryset.filter(Exists(signed_in.filter(online_until__gt=timezone.now())))
+                return queryset.filter(Exists(signed_in.filter(online_until__gt=times.now())))
             case "offline":
-                return queryset.exclude(Exists(signed_in.filter(online_until__gt=timezone.now())))
+                return queryset.exclude(Exists(signed_in.filter(online_until__gt=times.now())))
             case "none":
                 return queryset.exclude(Exists(signed_in))
         return queryset
@@ -350,7 +351,7 @@ class LineAdmin(ImportExportMixin, Exported, LimitsAdmin):
     @admin.display(description="edition")
     def included(self, line: Line) -> str | SafeString:
         """Whether the switch beside it can be on at all."""
-        rule, off = line.rule("edition"), line.multi_device_off(timezone.now())
+        rule, off = line.rule("edition"), line.multi_device_off(times.now())
         whose = f" ({line.group})" if rule.source == "group" else ""
         if off:
             return format_html('<span class="off">{}{}</span>', GATE[off], whose)
@@ -370,7 +371,7 @@ class LineAdmin(ImportExportMixin, Exported, LimitsAdmin):
         """Which rule applied: the most specific one that says anything."""
         if line.pk is None:
             return "The line's own word wins over its group's, and that over the platform's."
-        now = timezone.now()
+        now = times.now()
         off, edition = line.multi_device_off(now), line.rule("edition")
         word = "every signed-in device rings" if line.rings_all(now) else "one device rings"
         if line.multi_device and off:

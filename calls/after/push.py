@@ -22,10 +22,10 @@ import requests
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from django.db import close_old_connections
-from django.utils import timezone
 
 from calls import conf, machine
 from calls.models import Leg
+from devices import times
 from devices.models import Device
 
 log = logging.getLogger(__name__)
@@ -95,7 +95,7 @@ class Sender:
                     close_old_connections()
 
     def _wake(self, pool: ThreadPoolExecutor, call: machine.Call) -> None:
-        now = timezone.now()
+        now = times.now()
         asleep = [
             Pushed(device.pk, device.push)
             for leg in call.legs

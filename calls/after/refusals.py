@@ -13,9 +13,9 @@ from collections import Counter
 from typing import NamedTuple
 
 from django.db.models import Count
-from django.utils import timezone
 
 from calls.models import Refusal
+from devices import times
 
 MAX_WAITING = 1000  # different refusals noted between two writes; more are forgotten
 MAX_A_CALL = 100  # rows kept for one call
@@ -42,9 +42,9 @@ _lock = threading.Lock()
 def note(refused: Refused) -> None:
     """Remembers one refusal until the next write. Waits for nothing but another thread's note."""
     with _lock:
-        first, times = _waiting.get(refused, (timezone.now(), 0))
-        if times or len(_waiting) < MAX_WAITING:
-            _waiting[refused] = first, times + 1
+        first, often = _waiting.get(refused, (times.now(), 0))
+        if often or len(_waiting) < MAX_WAITING:
+            _waiting[refused] = first, often + 1
 
 
 def write() -> None:
@@ -56,18 +56,18 @@ def write() -> None:
         return
     kept = Refusal.objects.order_by()
     of_calls = kept.filter(call__in={refused.call for refused in noted}).values_list("call").annotate(Count("id"))
-    lately = kept.filter(user__in={refused.user for refused in noted}, at__gte=timezone.now() - HOUR)
+    lately = kept.filter(user__in={refused.user for refused in noted}, at__gte=times.now() - HOUR)
     there = Counter(dict(of_calls)) + Counter(
         {str(user): n for user, n in lately.values_list("user").annotate(Count("id"))}
     )
     rows = []
-    for refused, (at, times) in noted.items():
+    for refused, (at, often) in noted.items():
         call, user, device_name, command, code, _ = refused
         if there[call] < MAX_A_CALL and there[user] < MAX_AN_HOUR:
             there.update((call, user))
             rows.append(
                 Refusal(
-                    call=call, user_id=user, device_name=device_name, command=command, code=code, at=at, times=times
+                    call=call, user_id=user, device_name=device_name, command=command, code=code, at=at, times=often
                 )
             )
     Refusal.objects.bulk_create(rows)
