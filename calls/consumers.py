@@ -22,6 +22,7 @@ from django.contrib.auth.models import AbstractBaseUser
 from calls import address, conf, ice, logs, machine, metrics, models, pool, protocol, switchboard
 from calls.desk import NotHeld, desk
 from calls.hub import Said, hub
+from calls.logs import Trouble
 from calls.machine import Refused, Seat
 from calls.sign_ins import SignIn
 from calls.switchboard import Beat, CatchUp, Goodbye, Leaving, Mail, Outcome, Perform, Place, Renamed
@@ -30,6 +31,8 @@ from calls.view import shape as shape_of
 from devices import presence, times
 
 log = logging.getLogger(__name__)
+undone = Trouble(log, "the database did not do what a device asked")
+unleft = Trouble(log, "a device that left stays online until its deadline")
 
 T = TypeVar("T")
 
@@ -134,7 +137,7 @@ class SignalingConsumer(AsyncConsumer):
             self._reply(re, None, refused)
             await asyncio.sleep(0)  # as above
         except pool.AWAY as error:
-            log.warning("the database did not do it: %s", str(error).strip().partition("\n")[0])
+            undone.met(error)
             self._reply(re, None, Refused("unavailable", retry_ms=UNAVAILABLE_MS))
         except Exception:
             log.exception("a command failed")
@@ -527,7 +530,7 @@ class SignalingConsumer(AsyncConsumer):
         try:
             await pool.run(presence.leave, device_id, self.socket_id)
         except pool.AWAY as error:
-            log.warning("a device that left stays online until its deadline: %s", error)
+            unleft.met(error)
 
 
 def _kind(asked: Place | Perform | CatchUp) -> str:

@@ -24,7 +24,7 @@ from django.db import connection
 from psycopg_pool import PoolTimeout
 
 from calls import conf, metrics, pool, switchboard
-from calls.machine import Call
+from calls.machine import Call, Refused
 from calls.switchboard import Beat, CatchUp, Order, Outcome
 from devices import prepared, times
 
@@ -34,6 +34,7 @@ MAX_BATCH = 64  # orders in one transaction
 BREATH_S = 0.005  # the longest pause between two batches of orders, in which they gather
 SHARE_S = 0.0005  # of it for each order but one of the last batch: what comes alone waits for nothing
 GATHER_S = 1.0  # the longest that a ping waits for others
+RETRY_MS = 1000  # for what is asked of a process that stops
 TURN = 32  # pings answered in one go, while all else waits
 MAX_IN_DOUBT = 1000  # calls of which it is not known whether an order was committed; the next ping repairs the others
 DEAF_S = 3.0  # a look at the database that takes longer stores no heartbeat; nor does one that failed just now
@@ -69,7 +70,7 @@ class Desk:
         self.loop: asyncio.AbstractEventLoop | None = None
         self.tasks: set[asyncio.Task[None]] = set()
         self.in_doubt: dict[uuid.UUID, dt.datetime] = {}  # calls, and since when
-        self.working = self.looking = False
+        self.working = self.looking = self.closing = False
         self.look_began: float | None = None  # by time.monotonic(); None between two looks
         self.look_failed = float("-inf")
         self.for_orders, self.for_pings = prepared.Link(), prepared.Link()
@@ -87,6 +88,8 @@ class Desk:
         Raises `NotHeld`, or whatever the database raised; then nothing was done.
         """
         self._begin()
+        if self.closing:
+            raise _closing()
         outcome = asyncio.get_running_loop().create_future()
         asker = partial(pool.resolve, outcome)
         if isinstance(what, CatchUp):
@@ -105,6 +108,9 @@ class Desk:
     def look(self, page: CatchUp, beat: Beat | None, asker: Callable[[Any], None]) -> None:
         """The same for a page's calls, without a future: `asker` gets them, or what was raised, in the event loop."""
         self._begin()
+        if self.closing:
+            asker(_closing())
+            return
         self.pings.append(Asked(page, asker, beat))
         if not self.looking:
             self.looking = True
@@ -124,6 +130,15 @@ class Desk:
         """Whether the heartbeats of this process's sockets are not being stored."""
         began, now = self.look_began, time.monotonic()
         return (began is not None and now - began > DEAF_S) or now - self.look_failed < DEAF_S
+
+    async def finish(self, within_s: float) -> None:
+        """Finishes what it has, as far as the time allows, and refuses what it is asked from now on."""
+        self.closing = True
+        ends = time.monotonic() + within_s
+        while self.tasks and time.monotonic() < ends:
+            await asyncio.wait(self.tasks, timeout=ends - time.monotonic())
+        if self.tasks:
+            log.warning("%d orders or pings were not finished in %.0f s", len(self.tasks), within_s)
 
     def close(self) -> None:
         """Gives its connections back, when its loop has ended. Blocks."""
@@ -231,6 +246,11 @@ async def _opened(link: prepared.Link) -> prepared.Link:
     if not link.is_open:
         await pool.run(link.open)
     return link
+
+
+def _closing() -> Refused:
+    """This process stops: nothing was done, and the next server that the device connects to will do it."""
+    return Refused("unavailable", retry_ms=RETRY_MS)
 
 
 def _settle_alone(asked: Asked, tried: dt.datetime | None) -> Any:

@@ -33,7 +33,7 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         self._refuse_old_database()
         self._refuse_missing_files()
-        from callplatform.asgi import application
+        from callplatform.asgi import application, stop
         from callplatform.server import serve
         from calls.hub import hub
 
@@ -44,7 +44,7 @@ class Command(BaseCommand):
                 options["port"],
                 fd=options["fd"],
                 on_start=hub.start,
-                on_stop=hub.stop,
+                on_stop=stop,
             )
 
     def _refuse_old_database(self) -> None:
