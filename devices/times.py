@@ -23,12 +23,14 @@ def now() -> dt.datetime:
 def compare(asked: dt.datetime, theirs: dt.datetime, answered: dt.datetime) -> None:
     """Notes that the database's clock showed `theirs` between these two times of this machine.
 
-    The database is taken to have looked half way between them.
+    The database looked some time between them, so the difference is known to half of that time. A correction that is
+    still possible stays as it is: else the time would jump with every slow answer.
     """
     global _ahead
     half = (answered - asked) / 2
-    if dt.timedelta() <= half <= dt.timedelta(seconds=ANSWER_S / 2):
-        _ahead = asked + half - theirs
+    found = asked + half - theirs
+    if dt.timedelta() <= half <= dt.timedelta(seconds=ANSWER_S / 2) and abs(found - _ahead) > half:
+        _ahead = found
 
 
 def ahead_s() -> float:

@@ -39,6 +39,7 @@ MAY_IMPORT = {
         "calls.pool",
         "calls.switchboard",
         "devices.prepared",
+        "devices.times",
     },
     "calls.hub": {"calls.logs"},
     "calls.allowance": {"calls.machine"},

@@ -11,10 +11,10 @@ from urllib.parse import urlsplit
 
 import psycopg
 import pytest
-from django.utils import timezone
 
 from calls import machine, models, switchboard
 from calls.switchboard import Perform
+from devices import times
 from tests import race_kit
 from tests.pages import WAIT_S
 from tests.race_kit import Handset
@@ -148,13 +148,13 @@ def again(handset, call, command, tried):
 
 def test_a_move_that_was_done_does_not_take_the_call_back_from_a_later_one(handsets):
     alice, phone, laptop = handsets
-    call, tried = race_kit.talk(alice, phone), timezone.now()
+    call, tried = race_kit.talk(alice, phone), times.now()
     laptop.moves(call).do()
     phone.moves(call).do()
     outcome = again(laptop, call, machine.Move, tried)
     assert outcome.refused is None and race_kit.leg_of(call, phone).device == phone.id
     assert race_kit.story(call).commands == ["Invite", "Answer", "Move", "Move"]
-    assert again(laptop, call, machine.Move, timezone.now()).refused is None, "one that was not done is done now"
+    assert again(laptop, call, machine.Move, times.now()).refused is None, "one that was not done is done now"
     assert race_kit.leg_of(call, phone).device == laptop.id
     race_kit.check_invariants()
 
@@ -164,7 +164,7 @@ def test_a_command_that_was_done_is_ok_however_the_call_went_on(handsets, cmd):
     alice, phone, _ = handsets
     command = getattr(machine, cmd)
     call = race_kit.ring(alice, phone.user) if cmd in ("Ringing", "Answer", "Reject") else race_kit.talk(alice, phone)
-    tried = timezone.now()
+    tried = times.now()
     assert switchboard.perform(call, command(phone.seat)).refused is None
     alice.hangs_up(call).do()
     outcome = again(phone, call, command, tried)
@@ -174,7 +174,7 @@ def test_a_command_that_was_done_is_ok_however_the_call_went_on(handsets, cmd):
 
 def test_a_command_of_another_page_or_with_other_words_was_not_done(handsets):
     alice, phone, laptop = handsets
-    call, tried = race_kit.talk(alice, phone), timezone.now()
+    call, tried = race_kit.talk(alice, phone), times.now()
     phone.sets_media(call, mic=False, cam=True).do()
     (outcome,) = switchboard.settle([Perform(call, machine.Media(phone.seat, True, True))], tried=tried)
     assert outcome.refused is None and race_kit.leg_of(call, phone).mic
@@ -183,7 +183,7 @@ def test_a_command_of_another_page_or_with_other_words_was_not_done(handsets):
 
 def test_an_invite_that_was_done_is_the_same_call_and_one_that_was_not_is_placed(handsets, people):
     alice, phone, _ = handsets
-    tried, call = timezone.now(), race_kit.ring(alice, phone.user)
+    tried, call = times.now(), race_kit.ring(alice, phone.user)
     place = switchboard.Place(alice.user, alice.seat, call, frozenset({"bob"}), "audio", None, 45)
     (outcome,) = switchboard.settle([place], tried=tried)
     assert (outcome.refused, outcome.call.v) == (None, 1)
