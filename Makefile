@@ -19,18 +19,20 @@ ALONE := env DEBUG=on ENV_FILE=/dev/null DATABASE_URL= REDIS_URL=
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help run run-full test unit js browser chromium check types fix docs messages bench lock clean
+.PHONY: help run run-full test unit js browser screens chromium check types fix docs messages bench lock clean
 
 help:
 	@echo "make run        serve on SQLite, with demo users (HOST, PORT and DEBUG are respected)"
 	@echo "make run-full   the same on PostgreSQL and Redis, started here; the data stays in $(FULL)"
 	@echo "make test       all tests, on a PostgreSQL and a Redis of their own, and in a browser"
 	@echo "make unit | js | browser   parts of it; ARGS='-k word' is passed on to pytest"
+	@echo "make screens    take a picture of every screen, into var/screens"
 	@echo "make check      format, lint, types and tests: what CI runs"
 	@echo "make fix        format, and repair what can be repaired by itself"
 	@echo "make docs       write the state table of docs/protocol.md anew, after a change of the rules"
 	@echo "make messages   bring the catalogues of texts up to date, and compile them (needs GNU gettext)"
 	@echo "make bench      what a call costs: about ten minutes, writes docs/performance.md; QUICK=1 takes one and only prints"
+	@echo "                AGAINST=COMMIT compares this checkout with that commit, in 20 alternating pairs"
 	@echo "make lock       write the lock files anew after a change of requirements*.in (UPGRADE=--upgrade for the newest)"
 	@echo "make clean      remove everything that can be made again; data in var/ stays"
 
@@ -46,8 +48,12 @@ exec $(PY) manage.py serve
 endef
 export START
 
-run: $(VENV)/installed
+run: $(VENV)/installed $(if $(ENV_FILE),,$(if $(filter on true yes 1,$(DEBUG)),.env))
 	@DEBUG=$(DEBUG) exec sh -c "$$START"
+
+# The commands that people type next (`manage.py line bob`) have to find the settings that `make run` uses.
+.env:
+	@printf '%s\n' '# Made by `make run`, for trying things out. A real site replaces it: see .env.example.' 'DEBUG=$(DEBUG)' > .env
 
 run-full: $(VENV)/installed-dev
 	@DEBUG=$(DEBUG) exec $(PY) scripts/services.py --durable $(FULL) -- sh -c "$$START"
@@ -69,6 +75,11 @@ js: $(VENV)/installed-dev
 browser: $(DEV) chromium
 	CHROMIUM="$(CHROMIUM)" DJANGO_ALLOW_ASYNC_UNSAFE=true $(PY) -m pytest -p no:asyncio \
 		-W "ignore:Unknown config option:pytest.PytestConfigWarning" tests/browser $(ARGS)
+
+# The few pictures that documents show are in docs/screens; copy them there from here after a change of the screens.
+screens:
+	@SCREENS=var/screens $(MAKE) --no-print-directory browser ARGS="-k pictures"
+	@echo "Pictures of every screen are in var/screens."
 
 chromium:
 	@if [ -z "$(CHROMIUM)" ]; then \
@@ -110,7 +121,7 @@ messages: $(VENV)/installed-dev
 # --- measure ----------------------------------------------------------------------------------------------------------
 
 bench: $(VENV)/installed-bench
-	$(PY) -m benchmarks --server $(SERVER) run $(if $(QUICK),--quick)
+	$(PY) -m benchmarks --server $(SERVER) $(if $(AGAINST),against $(AGAINST),run $(if $(QUICK),--quick))
 
 # --- packages ---------------------------------------------------------------------------------------------------------
 

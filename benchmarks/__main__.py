@@ -44,6 +44,10 @@ def arguments() -> argparse.ArgumentParser:
     pages = commands.add_parser("panel", help="how long the operator's pages take on a large site")
     pages.add_argument("--users", type=int, default=100_000)
     pages.add_argument("--calls", type=int, default=1_000_000)
+    against = commands.add_parser("against", help="this checkout beside an earlier commit, in alternating pairs")
+    against.add_argument("commit")
+    against.add_argument("--pairs", type=int, default=20)
+    against.add_argument("--idle", type=int, default=5000, help="idle devices of each side; 0 leaves their figures out")
     scale = commands.add_parser("scale", help="simulate what sites of these sizes need: devices@seconds between pings")
     scale.add_argument("sites", nargs="*", type=site, default=[*map(site, SITES)], metavar="devices@seconds")
     return parser
@@ -72,6 +76,10 @@ def main() -> int:
             return 0 if panel.run(options.users, options.calls) else 1
         case "serve":
             serve(options)
+        case "against":
+            from benchmarks import against
+
+            against.write(against.compare(options.commit, options.pairs, options.idle, WORK), WORK / "against.json")
         case "scale":
             import django
 

@@ -85,14 +85,16 @@ def stores(directory: Path, core: int) -> Iterator[Stores]:
 
     Its data lies below the directory, for as long as this lasts: a place in memory would not be durable.
     """
-    data = directory / f"data-{os.getpid()}"
+    data = directory / f"data-{os.getpid()}-{secrets.token_hex(4)}"
     for name in ("DATABASE_URL", "REDIS_URL"):
         os.environ.pop(name, None)  # what is measured is started here, and nobody's data is touched
     with contextlib.ExitStack() as stack:
         stack.callback(shutil.rmtree, data, ignore_errors=True)
+        before = set(meter.tree([os.getpid()]))
         with pinned(core):
             urls = stack.enter_context(services.running(durable=data))
-        names = {pid: Path(f"/proc/{pid}/comm").read_text().strip() for pid in meter.tree([os.getpid()])}
+        started = [pid for pid in meter.tree([os.getpid()]) if pid not in before]
+        names = {pid: Path(f"/proc/{pid}/comm").read_text().strip() for pid in started}
         found = [pid for pid, name in names.items() if name == "postgres"]
         redis = [pid for pid, name in names.items() if name in ("redis-server", "valkey-server")]
         described = [f"{Path(f'/proc/{pid}/exe').resolve()}" for pid in (found[0], redis[0])]
@@ -133,16 +135,18 @@ def secret_key() -> str:
     return os.environ.setdefault("SECRET_KEY", secrets.token_urlsafe(48))
 
 
-def migrate(stores: Stores) -> None:
-    command = [sys.executable, "manage.py", "migrate", "--noinput", "--verbosity=0"]
-    subprocess.run(command, cwd=ROOT, env=environment(stores), check=True)
+def migrate(stores: Stores, source: Path = ROOT) -> None:
+    """Makes the tables, and collects the static files that a server outside debug needs."""
+    for command in ("migrate", "collectstatic"):
+        arguments = [sys.executable, "manage.py", command, "--noinput", "--verbosity=0"]
+        subprocess.run(arguments, cwd=source, env=environment(stores), check=True)
 
 
-def make_people(stores: Stores, counts: dict[str, int], file: Path) -> dict[str, str]:
+def make_people(stores: Stores, counts: dict[str, int], file: Path, source: Path = ROOT) -> dict[str, str]:
     """Users with signed-in sessions; returns their Cookie headers by name."""
     command = [sys.executable, "-m", "benchmarks", "people", str(file)]
     command += [f"{letter}={count}" for letter, count in counts.items()]
-    subprocess.run(command, cwd=ROOT, env=environment(stores), check=True)
+    subprocess.run(command, cwd=source, env=environment(stores), check=True)
     cookies: dict[str, str] = json.loads(file.read_text())
     return cookies
 
@@ -154,9 +158,17 @@ class Process(NamedTuple):
 
 @contextlib.contextmanager
 def server(
-    stores: Stores, kind: str, core: int, log: Path, *, port: int = 0, processes: int = 1, wrap: tuple[str, ...] = ()
+    stores: Stores,
+    kind: str,
+    core: int,
+    log: Path,
+    *,
+    port: int = 0,
+    processes: int = 1,
+    wrap: tuple[str, ...] = (),
+    source: Path = ROOT,
 ) -> Iterator[Process]:
-    """One server process. `wrap` goes before its command (a profiler)."""
+    """One server process of the code in `source`. `wrap` goes before its command (a profiler)."""
     chosen = port or services.free_port()
     common = (
         f"callplatform.asgi:application --host 127.0.0.1 --port {chosen} --loop uvloop --backlog 2048 --no-access-log"
@@ -168,7 +180,7 @@ def server(
     }[kind]
     command = [sys.executable, *arguments.split()]
     settings = environment(stores, processes, PORT=str(chosen))
-    with _running([*wrap, *command], chosen, core, log, settings) as pid:
+    with _running([*wrap, *command], chosen, core, log, settings, source) as pid:
         yield Process(chosen, pid)
 
 
@@ -182,9 +194,11 @@ def floor(core: int, log: Path) -> Iterator[Process]:
 
 
 @contextlib.contextmanager
-def _running(command: list[str], port: int, core: int, log: Path, settings: dict[str, str]) -> Iterator[int]:
+def _running(
+    command: list[str], port: int, core: int, log: Path, settings: dict[str, str], source: Path = ROOT
+) -> Iterator[int]:
     with open(log, "ab") as out, pinned(core):
-        process = subprocess.Popen(command, cwd=ROOT, env=settings, stdin=subprocess.DEVNULL, stdout=out, stderr=out)
+        process = subprocess.Popen(command, cwd=source, env=settings, stdin=subprocess.DEVNULL, stdout=out, stderr=out)
     try:
         _wait_for(port, process, log)
         yield process.pid

@@ -14,10 +14,12 @@ http = get_asgi_application()  # fills the app registry, so it comes before the 
 from callplatform.origin import OriginCheck  # noqa: E402
 from calls import clock, sign_ins  # noqa: E402
 from calls.consumers import SignalingConsumer  # noqa: E402
+from calls.desk import desk  # noqa: E402
 from calls.hub import hub  # noqa: E402
 from calls.wallboard import Wallboard  # noqa: E402
 
-hub.errands = [clock.run, sign_ins.run]
+hub.errands = [clock.run, clock.run_errands, sign_ins.run]
+FINISH_S = 3.0  # for the desk to finish what it has when the process stops
 
 consumer: Any = SignalingConsumer.as_asgi()  # Django's type of path() knows views only
 board: Any = Wallboard.as_asgi()
@@ -33,9 +35,16 @@ nothing: Any = nowhere
 sockets: Any = URLRouter([path("ws/", consumer), path("ws/wallboard/", board), re_path("", nothing)])
 
 
+async def stop() -> None:
+    """Ends the process's work in order, when no connection is accepted any more: what the desk has is decided, what is
+    decided is told to the other processes, and then the sockets are closed and the errands end."""
+    await desk.finish(FINISH_S)
+    await hub.stop()
+
+
 async def lifespan(_scope: Any, receive: Any, send: Any) -> None:
     """For servers that say when they start and end, which `manage.py serve` arranges by itself."""
-    work = {"startup": hub.start, "shutdown": hub.stop}
+    work = {"startup": hub.start, "shutdown": stop}
     for what in ("startup", "shutdown"):
         await receive()
         await work[what]()

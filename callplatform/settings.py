@@ -2,6 +2,7 @@
 
 import os
 import secrets
+import socket
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -182,11 +183,18 @@ DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 REDIS_URL = env.redis("REDIS_URL")
 if REDIS_URL:
-    KEEPALIVE = {} if REDIS_URL.startswith("unix:") else {"socket_keepalive": True}  # a Unix socket knows no such thing
+    REDIS_OPTIONS: dict[str, Any] = {"health_check_interval": 10, "socket_connect_timeout": 2}
+    if not REDIS_URL.startswith("unix:"):  # a Unix socket has no keepalive
+        # The kernel ends a connection whose other end is gone within some 9 s. Where something in between answers for
+        # Redis, that does not help: calls/hub.py bounds each message, and notices when it hears nothing.
+        seconds_or_times = {"TCP_KEEPIDLE": 3, "TCP_KEEPINTVL": 2, "TCP_KEEPCNT": 3}
+        options = seconds_or_times | {"TCP_USER_TIMEOUT": 8000}  # in ms
+        known = {getattr(socket, name): value for name, value in options.items() if hasattr(socket, name)}
+        REDIS_OPTIONS |= {"socket_keepalive": True, "socket_keepalive_options": known}
     CHANNEL_LAYERS: dict[str, Any] = {
         "default": {
             "BACKEND": "channels_redis.pubsub.RedisPubSubChannelLayer",
-            "CONFIG": {"hosts": [{"address": REDIS_URL, "health_check_interval": 10} | KEEPALIVE]},
+            "CONFIG": {"hosts": [{"address": REDIS_URL} | REDIS_OPTIONS]},
         }
     }
 else:
@@ -310,6 +318,8 @@ LOGGING = {
     "loggers": {
         # Django's own handlers would print each fault a second time, or mail it.
         "django": {"handlers": [], "level": "INFO", "propagate": True},
+        # It logs a traceback each second while Redis is away, which the hub says in a sentence.
+        "channels_redis": {"level": "CRITICAL"},
         # What a stranger can cause at will (404, 403, a wrong Host) is answered, not logged; a fault of ours is.
         "django.request": {"level": "ERROR"},
         "axes": {"level": "WARNING"},

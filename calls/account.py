@@ -1,9 +1,11 @@
 """What a user asks about the own account, as JSON over HTTP: history, devices, line.
 
-Signed out is 401 with `{"error"}`, a body of the wrong shape 400. Every change is told to the user's devices at once.
+Signed out is 401 with `{"error"}`, a body of the wrong shape 400, too many changes 429. Every change is told to the
+user's devices at once.
 """
 
 import datetime as dt
+import math
 import uuid
 from collections import defaultdict
 from collections.abc import Callable
@@ -16,16 +18,17 @@ from django.core.exceptions import BadRequest
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.middleware.csrf import get_token
-from django.utils import timezone
 from django.utils.translation import gettext
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_POST, require_safe
 from msgspec import Meta, Struct
 
 from calls import history as calls_of
-from calls import machine, models, push, switchboard
+from calls import machine, models, switchboard
+from calls.after import push
+from calls.allowance import own_changes
 from calls.machine import Refused
-from devices import names
+from devices import names, times
 from devices.models import Device
 from devices.sessions import stored_key
 
@@ -41,6 +44,22 @@ def signed_in(view: View) -> View:
     def checked(request: HttpRequest, **kwargs: Any) -> HttpResponse:
         if not request.user.is_authenticated:
             return JsonResponse({"error": "Sign in first."}, status=401)
+        return view(request, **kwargs)
+
+    return checked
+
+
+def counted(view: View) -> View:
+    """For what changes something of the user's: 429 when there have been too many changes."""
+
+    @wraps(view)
+    def checked(request: HttpRequest, **kwargs: Any) -> HttpResponse:
+        try:
+            own_changes.spend(request.user.pk)
+        except Refused as refused:
+            wait_s = math.ceil(refused.about["retry_ms"] / 1000)
+            said = {"error": "Too many changes. Try again in a moment."}
+            return JsonResponse(said, status=429, headers={"Retry-After": str(wait_s)})
         return view(request, **kwargs)
 
     return checked
@@ -88,12 +107,13 @@ class Seen(Struct, frozen=True):
 
 @require_POST
 @signed_in
+@counted
 def history_seen(request: HttpRequest) -> JsonResponse:
     """The user has looked at what ended until then; the badge goes on every device. Answers `{missed}`."""
     until = asked(request, Seen).until
     if until.tzinfo is None or until.year < 2000:
         raise BadRequest("until needs a time zone, and a time of this age")
-    news = calls_of.see(request.user.pk, min(until, timezone.now()))
+    news = calls_of.see(request.user.pk, min(until, times.now()))
     return _changed(request) if news else _missed(request)
 
 
@@ -104,6 +124,7 @@ class Hide(Struct, frozen=True):
 
 @require_POST
 @signed_in
+@counted
 def history_hide(request: HttpRequest) -> JsonResponse:
     """Takes entries out of the own history, or puts them back. Answers `{missed, changed}`."""
     wanted = asked(request, Hide)
@@ -130,7 +151,7 @@ def devices(request: HttpRequest) -> JsonResponse:
 
     `with` are the ids of those that share its sign-in, because they are in the same browser: they sign out together.
     """
-    now = timezone.now()
+    now = times.now()
     mine = list(_mine(request).order_by("-last_seen_at"))
     together: defaultdict[str, list[str]] = defaultdict(list)
     for each in mine:
@@ -158,6 +179,7 @@ class Rename(Struct, frozen=True):
 
 @require_POST
 @signed_in
+@counted
 def device_rename(request: HttpRequest) -> HttpResponse:
     """Gives an own device another name."""
     wanted = asked(request, Rename)
@@ -217,6 +239,7 @@ class Subscribe(Struct, frozen=True):
 
 @require_POST
 @signed_in
+@counted
 def device_push(request: HttpRequest) -> HttpResponse:
     """Where an own device is woken when its page is closed; None: nowhere any more. Answers `{push}`."""
     wanted = asked(request, Subscribe)
@@ -257,9 +280,10 @@ class Switch(Struct, frozen=True):
 
 @require_POST
 @signed_in
+@counted
 def line_dnd(request: HttpRequest) -> JsonResponse:
     """Switches do not disturb, for all of the user's devices. Answers `{line}`."""
-    changed = switchboard.change_line(request.user.pk, dnd=asked(request, Switch).on)
+    changed = switchboard.switch_dnd(request.user.pk, asked(request, Switch).on)
     return JsonResponse({"line": switchboard.line_view(changed)})
 
 
@@ -270,6 +294,7 @@ class Favourite(Struct, frozen=True):
 
 @require_POST
 @signed_in
+@counted
 def line_favourite(request: HttpRequest) -> HttpResponse:
     """Whose calls ring even when the user does not want to be disturbed. Answers as `line`."""
     wanted = asked(request, Favourite)

@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 from django.db import connection
 from django.db.models import Aggregate, Avg, Count, DurationField, ExpressionWrapper, F, Q, QuerySet, Sum
 from django.db.models.functions import TruncHour, TruncMinute
-from django.utils import timezone
 
 from calls.models import Call, Leg, Refusal
+from devices import times
 from devices.models import Device
 
 ANSWER = ExpressionWrapper(F("answered_at") - F("placed_at"), output_field=DurationField())
@@ -52,13 +52,13 @@ SPANS = {
 def now() -> dict[str, Any]:
     """Calls that ring and are active, and those placed in the last minute."""
     states = dict(Call.objects.exclude(state="ended").order_by().values_list("state").annotate(Count("pk")))
-    minute = placed_since(timezone.now() - dt.timedelta(minutes=1)).aggregate(placed=Count("pk"))
+    minute = placed_since(times.now() - dt.timedelta(minutes=1)).aggregate(placed=Count("pk"))
     return {"ringing": states.get("ringing", 0), "active": states.get("active", 0), "per_minute": minute["placed"]}
 
 
 def online() -> int:
     """Devices that were heard from of late."""
-    return Device.objects.filter(signed_out_at=None, online_until__gt=timezone.now()).count()
+    return Device.objects.filter(signed_out_at=None, online_until__gt=times.now()).count()
 
 
 def plot(span: str) -> dict[str, Any]:
@@ -67,7 +67,7 @@ def plot(span: str) -> dict[str, Any]:
     until the answer. A step without calls has zeros, and None for rates and times. `totals` says it of the whole span.
     """
     back, trunc, step = SPANS[span]
-    end = timezone.now().replace(second=0, microsecond=0)
+    end = times.now().replace(second=0, microsecond=0)
     end = end.replace(minute=0) if trunc is TruncHour else end
     first = end - back + step
     found = _by_slot(placed_since(first).annotate(slot=trunc("placed_at")))

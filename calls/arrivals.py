@@ -86,6 +86,8 @@ def _arrived(visit: Visit, seen: presence.Seen, greeting: hot.Greeting, until: d
         raise presence.NotYours
     if str(device.user_id) != claim.user:
         raise presence.NotYours
+    if device.signed_out_at is not None:
+        return None  # it has to find room among the user's devices
     return Arrived(Arrival(user, device, presence.take(device, hello, greeting.now, until)), line, [])
 
 

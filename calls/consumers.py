@@ -7,6 +7,7 @@ has one for the process), and a clean-up that runs however the socket ends.
 import asyncio
 import logging
 import math
+import random
 import time
 import types
 import uuid
@@ -17,19 +18,24 @@ from typing import Any, TypeVar, overload
 
 import msgspec
 from channels.consumer import AsyncConsumer
-from django.utils import timezone
 
 from calls import address, conf, ice, logs, machine, metrics, models, pool, protocol, switchboard
 from calls.arrivals import Visit
 from calls.desk import NotHeld, desk
 from calls.hub import Said, hub
+from calls.logs import Trouble
 from calls.machine import Refused, Seat
 from calls.sign_ins import SignIn
 from calls.switchboard import Beat, CatchUp, Goodbye, Leaving, Mail, Outcome, Perform, Place, Renamed
-from devices import names, presence, sessions
+from calls.view import View, view
+from calls.view import shape as shape_of
+from devices import names, presence, sessions, times
 from devices.presence import Hello
 
 log = logging.getLogger(__name__)
+undone = Trouble(log, "the database did not do what a device asked")
+unknown = Trouble(log, "a socket cannot be signed in")
+unleft = Trouble(log, "a device that left stays online until its deadline")
 
 T = TypeVar("T")
 
@@ -40,6 +46,8 @@ REFLECT_S = 300.0  # from the first refused hello: a person may have to say whet
 MAX_HELLOS = 10  # refused on one socket, which is closed then
 SILENT_S = 1.0  # a socket that has said nothing for so long is told whether there is a sign-in behind its cookie
 UNAVAILABLE_MS = 1000
+BACK_MS = (1000, 5000)  # a socket that cannot be signed in is asked to come back after some time between these
+TOO_MANY_MS = 60_000  # for a new device, when the user has made very many in the last hour
 SAY = "callplatform.say"  # what our own server offers: to send a text without a coroutine
 PATIENCE = "callplatform.patience"  # and to read sockets that only ping all together
 
@@ -138,7 +146,7 @@ class SignalingConsumer(AsyncConsumer):
             self._reply(re, None, refused)
             await asyncio.sleep(0)  # as above
         except pool.AWAY as error:
-            log.warning("the database did not do it: %s", str(error).strip().partition("\n")[0])
+            undone.met(error)
             self._reply(re, None, Refused("unavailable", retry_ms=UNAVAILABLE_MS))
         except Exception:
             log.exception("a command failed")
@@ -207,6 +215,8 @@ class SignalingConsumer(AsyncConsumer):
             raise Refused("device_in_use") from None
         except presence.NotYours:
             raise Refused("not_found") from None
+        except presence.TooMany:
+            raise Refused("rate_limited", retry_ms=TOO_MANY_MS) from None
         except presence.SignedOut:
             if self.key:  # else a browser that is still signed in would be sent from the sign-in back here, in circles
                 await pool.run(switchboard.end_sign_in, self.key, self.session)
@@ -221,7 +231,7 @@ class SignalingConsumer(AsyncConsumer):
                     if said.what == "bye":
                         self.take(said)
         self.beat_at = self.ice_at = time.monotonic()
-        views = [view for call in calls if (view := self._view(call)) and call.state != "ended"]
+        views = [seen for call in calls if (seen := self._view(call)) and call.state != "ended"]
         self._send(
             protocol.encode(
                 {
@@ -270,13 +280,13 @@ class SignalingConsumer(AsyncConsumer):
         self._pong(frame, [await self._heard(seat, call) for call in found])
 
     def _pong(self, frame: protocol.Ping, calls: Sequence[machine.Call]) -> None:
-        views = [view for call in calls if (view := self._view(call))]
-        newer = [view for view in views if view["v"] > frame.calls.get(uuid.UUID(view["id"]), 0)]
+        views = [seen for call in calls if (seen := self._view(call))]
+        newer = [seen for seen in views if seen.v > frame.calls.get(uuid.UUID(seen.id), 0)]
         if newer:
             metrics.REPAIRED.inc(len(newer))
-        seen = {view["id"] for view in views}
         pong: dict[str, Any] = {"t": "pong", "re": frame.id, "calls": newer}
-        gone = [str(id) for id in frame.calls if str(id) not in seen]
+        there = {seen.id for seen in views}
+        gone = [str(id) for id in frame.calls if str(id) not in there]
         if gone:
             pong["gone"] = gone
         if time.monotonic() - self.ice_at > conf.get("TURN_TTL_S") / 2:
@@ -382,16 +392,15 @@ class SignalingConsumer(AsyncConsumer):
         if known is not None and known.v >= call.v:
             return
         seat = self.seat
-        shape = machine.shape(call, seat.key, seat.device, seat.page)
+        shape = shape_of(call, seat.key, seat.device, seat.page)
         self._note(call, shape is not None)
         if shape is not None:
             if shape not in views:
-                seen = machine.view(call, seat.key, seat.device, timezone.now(), seat.page)
-                view = protocol.encode(seen)
-                views[shape] = view, protocol.event(view)
-            view, event = views[shape]
+                text = protocol.encode(view(call, seat.key, seat.device, times.now(), seat.page))
+                views[shape] = text, protocol.event(text)
+            text, event = views[shape]
             if self.obeying:
-                self.told = call, view
+                self.told = call, text
             self._send(event)
         elif call.state == "ended":  # nothing of the call itself, but the person may have missed it
             self._send(protocol.encode({"t": "history"}))
@@ -425,8 +434,11 @@ class SignalingConsumer(AsyncConsumer):
         try:
             if await pool.run(sessions.user_of, self.session) is None:
                 self.bye("signed_out", 0)
+            unknown.over()
         except pool.AWAY as error:
-            log.warning("a sign-in was not looked at: %s", str(error).strip().partition("\n")[0])
+            unknown.met(error)
+            if self.seat is None:
+                self.bye("restart", random.randint(*BACK_MS))  # noqa: S311
 
     def _expect_hello(self, within_s: float) -> None:
         self.hello_due = asyncio.get_running_loop().call_later(within_s, self._miss_hello)
@@ -440,12 +452,12 @@ class SignalingConsumer(AsyncConsumer):
             self.closing = True
             self._post({"type": "websocket.close", "code": protocol.CLOSE[why], "reason": why})
 
-    def _view(self, call: machine.Call) -> dict[str, Any] | None:
+    def _view(self, call: machine.Call) -> View | None:
         """This device's view of the call, which is noted."""
         assert self.seat is not None
-        view = machine.view(call, self.seat.key, self.seat.device, timezone.now(), self.seat.page)
-        self._note(call, view is not None)
-        return view
+        seen = view(call, self.seat.key, self.seat.device, times.now(), self.seat.page)
+        self._note(call, seen is not None)
+        return seen
 
     def _note(self, call: machine.Call, visible: bool) -> None:
         """Signals and later frames are held against the last value seen."""
@@ -477,15 +489,15 @@ class SignalingConsumer(AsyncConsumer):
         return bool(mine and theirs and mine.epoch <= mail.epoch and theirs.epoch <= mail.sender_epoch)
 
     def _reply(self, re: str | None, call: machine.Call | None, refused: Refused | None) -> None:
-        view: Any = None
+        seen: Any = None
         if self.told is not None and self.told[0] is call:  # the event of this change: the reply shows the same
-            view = msgspec.Raw(self.told[1].encode())
+            seen = msgspec.Raw(self.told[1].encode())
         elif call is not None and self.seat is not None:
-            view = self._view(call)
+            seen = self._view(call)
         self.told = None
-        if call is not None and view is None and refused is None:
+        if call is not None and seen is None and refused is None:
             refused = Refused("not_found")
-        self._send(protocol.reply(re, view, refused))
+        self._send(protocol.reply(re, seen, refused))
 
     def _spend_token(self) -> None:
         """A refused frame costs its token too: whoever does not wait gets into debt, and is closed at the end of it."""
@@ -547,7 +559,7 @@ class SignalingConsumer(AsyncConsumer):
         try:
             await desk.leave(Beat(str(device_id), str(self.socket_id)))
         except pool.AWAY as error:
-            log.warning("a device that left stays online until its deadline: %s", error)
+            unleft.met(error)
 
 
 def _kind(asked: Place | Perform | CatchUp) -> str:

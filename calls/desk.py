@@ -12,6 +12,7 @@ an order to a thread and its outcome back takes as long as to decide it. SQLite 
 """
 
 import asyncio
+import datetime as dt
 import logging
 import time
 import uuid
@@ -26,9 +27,9 @@ from psycopg_pool import PoolTimeout
 
 from calls import arrivals, conf, metrics, pool, switchboard
 from calls.arrivals import Arrived, Visit
-from calls.machine import Call
+from calls.machine import Call, Refused
 from calls.switchboard import Beat, CatchUp, Order, Outcome
-from devices import prepared, presence, sessions
+from devices import prepared, presence, sessions, times
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +39,10 @@ BREATH_S = 0.005  # the longest pause between two batches of orders, in which th
 SHARE_S = 0.0005  # of it for each order but one of the last batch: what comes alone waits for nothing
 MAX_LEAVING = 256  # devices that leave in one transaction
 GATHER_S = 1.0  # the longest that a ping waits for others
+RETRY_MS = 1000  # for what is asked of a process that stops
 TURN = 32  # pings answered in one go, while all else waits
+MAX_IN_DOUBT = 1000  # calls of which it is not known whether an order was committed; the next ping repairs the others
+DEAF_S = 3.0  # a look at the database that takes longer stores no heartbeat; nor does one that failed just now
 PAUSE_S = 0.015  # for each ping but one of the last look: so they are gathered from 70 a second on
 
 
@@ -72,7 +76,10 @@ class Desk:
         self.leaving: deque[Asked] = deque()
         self.loop: asyncio.AbstractEventLoop | None = None
         self.tasks: set[asyncio.Task[None]] = set()
-        self.working = self.looking = self.greeting = False
+        self.in_doubt: dict[uuid.UUID, dt.datetime] = {}  # calls, and since when
+        self.working = self.looking = self.greeting = self.closing = False
+        self.look_began: float | None = None  # by time.monotonic(); None between two looks
+        self.look_failed = float("-inf")
         self.for_orders, self.for_pings, self.for_visits = prepared.Link(), prepared.Link(), prepared.Link()
         self.patient = asyncio.Semaphore(max(1, conf.get("DB_THREADS") // 2))  # the other threads wait for no lock
 
@@ -87,12 +94,18 @@ class Desk:
 
         Raises `NotHeld`, or whatever the database raised; then nothing was done.
         """
+        self._begin()
+        if self.closing:
+            raise _closing()
         outcome = asyncio.get_running_loop().create_future()
         asker = partial(pool.resolve, outcome)
         if isinstance(what, CatchUp):
             self.look(what, beat, asker)
         else:
-            self._begin()
+            tried = self.in_doubt.pop(what.call, None)
+            if tried is not None:
+                self._spawn(self._alone(Asked(what, asker, beat), tried))
+                return outcome
             self.orders.append(Asked(what, asker, beat))
             if not self.working:
                 self.working = True
@@ -102,6 +115,9 @@ class Desk:
     def look(self, page: CatchUp, beat: Beat | None, asker: Callable[[Any], None]) -> None:
         """The same for a page's calls, without a future: `asker` gets them, or what was raised, in the event loop."""
         self._begin()
+        if self.closing:
+            asker(_closing())
+            return
         self.pings.append(Asked(page, asker, beat))
         if not self.looking:
             self.looking = True
@@ -111,6 +127,8 @@ class Desk:
         """What a device that arrives is welcomed with. Raises NotYours, InUse or SignedOut of devices/presence.py, or
         what the database raised."""
         self._begin()
+        if self.closing:
+            raise _closing()
         arrived = asyncio.get_running_loop().create_future()
         self.visits.append(Asked(visit, partial(pool.resolve, arrived), None))
         self._open_door()
@@ -138,6 +156,21 @@ class Desk:
             self.__init__()  # type: ignore[misc]
             self.loop = loop
 
+    @property
+    def is_deaf(self) -> bool:
+        """Whether the heartbeats of this process's sockets are not being stored."""
+        began, now = self.look_began, time.monotonic()
+        return (began is not None and now - began > DEAF_S) or now - self.look_failed < DEAF_S
+
+    async def finish(self, within_s: float) -> None:
+        """Finishes what it has, as far as the time allows, and refuses what it is asked from now on."""
+        self.closing = True
+        ends = time.monotonic() + within_s
+        while self.tasks and time.monotonic() < ends:
+            await asyncio.wait(self.tasks, timeout=ends - time.monotonic())
+        if self.tasks:
+            log.warning("%d orders or pings were not finished in %.0f s", len(self.tasks), within_s)
+
     def close(self) -> None:
         """Gives its connections back, when its loop has ended. Blocks."""
         for link in (self.for_orders, self.for_pings, self.for_visits):
@@ -154,22 +187,22 @@ class Desk:
             self.working = False
 
     async def _settle(self, orders: Sequence[Asked]) -> None:
+        began = times.now()
         try:
-            settled = await self._settled([asked.what for asked in orders], [asked.beat for asked in orders])
+            outcomes = await self._settled([asked.what for asked in orders], [asked.beat for asked in orders])
         except Exception as error:
-            self._failed(orders, error)
+            self._failed(orders, error, began)
             return
-        switchboard.tell(*(change.after for change in settled.changes))
-        for asked, outcome in zip(orders, settled.outcomes, strict=True):
+        for asked, outcome in zip(orders, outcomes, strict=True):
             if outcome is None:
                 self._spawn(self._alone(asked))
             else:
                 asked.tell(outcome if outcome.held else NotHeld())
 
-    async def _settled(self, orders: Sequence[Order], beats: Sequence[Beat | None]) -> switchboard.Settled:
+    async def _settled(self, orders: Sequence[Order], beats: Sequence[Beat | None]) -> list[Outcome | None]:
         if connection.vendor != "postgresql":
-            return await pool.run(switchboard.decide_together, orders, beats)
-        return await switchboard.decide_in(await _opened(self.for_orders), orders, beats)
+            return await pool.run(switchboard.settle, orders, beats, wait=False)
+        return await switchboard.settle_in(await _opened(self.for_orders), orders, beats)
 
     async def _look(self) -> None:
         """Answers pings: a few at once; the more there are, the longer the next ones wait for each other."""
@@ -182,19 +215,23 @@ class Desk:
             self.looking = False
 
     async def _catch_up(self, pings: Sequence[Asked]) -> None:
-        began = time.perf_counter()
+        began, self.look_began = time.perf_counter(), time.monotonic()
         beats = dict(asked.beat for asked in pings if asked.beat)
         try:
             found, strangers = await self._caught_up([asked.what for asked in pings], beats)
         except Exception as error:
+            self.look_failed = time.monotonic()
             self._failed(pings, error)
             return
-        metrics.LOOK_S.observe(time.perf_counter() - began)
-        metrics.PINGS.inc(len(pings))
+        finally:
+            self.look_began = None
+        took = time.perf_counter() - began
         for number, (asked, calls) in enumerate(zip(pings, found, strict=True), start=1):
             if number % TURN == 0:
                 await asyncio.sleep(0)
             asked.tell(NotHeld() if asked.beat and asked.beat.socket in strangers else calls)
+        metrics.LOOK_S.observe(took)
+        metrics.PINGS.inc(len(pings))
 
     async def _caught_up(self, pages: Sequence[CatchUp], beats: Mapping[str, str]) -> switchboard.CaughtUp:
         if connection.vendor != "postgresql":
@@ -264,21 +301,33 @@ class Desk:
             except Exception as error:
                 asked.tell(error)
 
-    def _failed(self, batch: Sequence[Asked], error: Exception) -> None:
-        """Whoever is at fault hears of it when it is tried alone; but nobody is when nothing can be tried."""
+    def _failed(self, batch: Sequence[Asked], error: Exception, tried: dt.datetime | None = None) -> None:
+        """Tries each one alone: then only those at fault are told the error. Nothing is tried when there is no
+        connection to be had. `tried` is when a batch of orders was begun: the connection may have been lost after the
+        commit, so an order may turn out to be done."""
         for asked in batch:
             if isinstance(error.__cause__ or error, PoolTimeout):
                 asked.tell(error)
             else:
-                self._spawn(self._alone(asked))
+                self._spawn(self._alone(asked, tried))
 
-    async def _alone(self, asked: Asked) -> None:
+    async def _alone(self, asked: Asked, tried: dt.datetime | None = None) -> None:
+        began = tried or times.now()
         async with self.patient:
             try:
-                result = await pool.run(_settle_alone, asked)
+                result = await pool.run(_settle_alone, asked, tried)
             except Exception as error:
                 result = error
+                self._doubt(asked, error, began)
         asked.tell(result)
+
+    def _doubt(self, asked: Asked, error: Exception, since: dt.datetime) -> None:
+        """Remembers that an order on this call may have been committed. The next order on the call, as a rule the same
+        one sent again, tells everybody how the call stands."""
+        if not isinstance(asked.what, CatchUp) and not isinstance(error.__cause__ or error, PoolTimeout):
+            if len(self.in_doubt) >= MAX_IN_DOUBT:
+                self.in_doubt.clear()
+            self.in_doubt[asked.what.call] = since
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
@@ -296,10 +345,15 @@ async def _opened(link: prepared.Link) -> prepared.Link:
     return link
 
 
-def _settle_alone(asked: Asked) -> Any:
+def _closing() -> Refused:
+    """This process stops: nothing was done, and the next server that the device connects to will do it."""
+    return Refused("unavailable", retry_ms=RETRY_MS)
+
+
+def _settle_alone(asked: Asked, tried: dt.datetime | None) -> Any:
     if isinstance(asked.what, CatchUp):
         return switchboard.calls_of(asked.what.key, asked.what.asked)
-    return switchboard.settle([asked.what])[0]
+    return switchboard.settle([asked.what], tried=tried)[0]
 
 
 desk = Desk()

@@ -57,11 +57,11 @@ class Facts:
 
     async def gather(self, ask: prepared.Ask, wanted: hot.Wanted) -> None:
         """Locks lines, then calls, each in key order, as everywhere; then reads what the batch may ask about."""
-        now, until, skip_locked = self.now, self.now + dt.timedelta(seconds=conf.stays_s()), not self.wait
+        stays_s, skip_locked = conf.stays_s(), not self.wait
         if connection.vendor == "postgresql":
-            world = await hot.gather(ask, wanted, now=now, until=until, skip_locked=skip_locked)
+            world = await hot.gather(ask, wanted, stays_s=stays_s, skip_locked=skip_locked)
         else:
-            world = _by_orm(wanted, now=now, until=until, skip_locked=skip_locked)
+            world = _by_orm(wanted, stays_s=stays_s, skip_locked=skip_locked)
         self.calls = {call.id: call for call in world.calls or ()}
         self.users = {user.get_username(): user for user in world.users or ()}
         self.lines = {str(line.user_id): line for line in world.lines or ()}
@@ -145,9 +145,9 @@ class Facts:
         )
 
 
-def _by_orm(wanted: hot.Wanted, *, now: dt.datetime, until: dt.datetime, skip_locked: bool = False) -> hot.World:
+def _by_orm(wanted: hot.Wanted, *, stays_s: float, skip_locked: bool = False) -> hot.World:
     """What `hot.gather` does, on any database."""
-    strangers = presence.beat(wanted.beats, (until - now).total_seconds())
+    strangers = presence.beat(wanted.beats, stays_s)
     users = get_user_model()._default_manager.filter(username__in=wanted.callees, is_active=True)
     people = {*wanted.people, *wanted.callers, *(user.pk for user in users)}
     lines = Line.lock({*wanted.callers, *(user.pk for user in users)}, skip_locked=skip_locked)

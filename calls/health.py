@@ -4,9 +4,7 @@ import asyncio
 import hmac
 import logging
 import time
-from weakref import WeakKeyDictionary
 
-from channels.layers import get_channel_layer
 from django.db import connection
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from django.views.decorators.cache import never_cache
@@ -15,11 +13,13 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from calls import clock, conf, metrics, pool
 from calls.hub import hub
+from calls.logs import Trouble
 
 log = logging.getLogger(__name__)
+troubles = {name: Trouble(log, f"not ready: {name}") for name in ("database", "layer", "clock", "time")}
 
 PATIENCE_S = 3.0  # for the answer of what this process needs
-LATE_S = 10.0  # a clock that has not ticked for so long does not run
+LATE_S = 10.0  # a clock that has not ticked for so long does not run; a hub that heard nothing for so long is deaf
 
 
 @never_cache
@@ -32,16 +32,28 @@ def alive(request: HttpRequest) -> HttpResponse:
 @never_cache
 @require_safe
 async def ready(request: HttpRequest) -> JsonResponse:
-    """Whether calls can be served here: 200 or 503, and what is well and what is not, by name."""
-    checks = {"database": _database(), "layer": _layer(), "clock": _clock()}
+    """Whether calls can be served here: 200 or 503, and for each check by name `ok`, `failed`, or what is wrong."""
+    checks = {"database": _database(), "layer": _layer(), "clock": _clock(), "time": _time()}
     results = await asyncio.gather(
         *(asyncio.wait_for(check, PATIENCE_S) for check in checks.values()), return_exceptions=True
     )
     for name, result in zip(checks, results, strict=True):
         if isinstance(result, BaseException):
-            log.warning("not ready: %s: %s", name, type(result).__name__)
-    said = {name: "ok" if result is None else "failed" for name, result in zip(checks, results, strict=True)}
+            troubles[name].met(result)
+        else:
+            troubles[name].over()
+    said = {name: _said(result) for name, result in zip(checks, results, strict=True)}
     return JsonResponse(said, status=200 if set(said.values()) == {"ok"} else 503)
+
+
+class NotReady(Exception):
+    """A check failed, for this reason in words."""
+
+
+def _said(result: BaseException | None) -> str:
+    if result is None:
+        return "ok"
+    return str(result) if isinstance(result, NotReady) else "failed"
 
 
 @never_cache
@@ -70,39 +82,21 @@ def _ask_database() -> None:
         cursor.execute("SELECT 1 FROM calls_call LIMIT 1")
 
 
-class Echo:
-    """Says something to itself by way of the layer. It has one channel for good, since layers never forget one."""
-
-    def __init__(self) -> None:
-        self.channel = ""
-        self.said = 0
-        self.turn = asyncio.Lock()
-
-    async def __call__(self) -> None:
-        layer = get_channel_layer()
-        assert layer is not None
-        async with self.turn:
-            self.channel = self.channel or await layer.new_channel()
-            self.said += 1
-            await layer.send(self.channel, {"type": "echo", "said": self.said})
-            try:
-                while (await layer.receive(self.channel))["said"] != self.said:
-                    pass  # what was said before, and came too late
-            except asyncio.CancelledError:
-                self.channel = ""  # the layer takes it that nobody listens there any more
-                raise
-
-
-_echoes: WeakKeyDictionary[asyncio.AbstractEventLoop, Echo] = WeakKeyDictionary()
-
-
 async def _layer() -> None:
-    await _echoes.setdefault(asyncio.get_running_loop(), Echo())()
+    """Where no socket has come yet under another server than ours, the hub has not begun, and there is nothing to look
+    at; nor is there a clock."""
+    if hub.loop is not None and hub.silent_s > LATE_S:
+        raise NotReady("this process does not hear its own messages through the channel layer")
 
 
 async def _clock() -> None:
-    """Where no socket has come yet under another server than ours, there is no clock to look at."""
     if hub.loop is not None and clock.run in hub.errands:
         since = time.monotonic() - (clock.last.tick or hub.began)
         if since > conf.get("CLOCK_S") + LATE_S:
-            raise RuntimeError("the clock stands still")
+            raise NotReady(f"the clock has not ticked for {since:.0f} s")
+
+
+async def _time() -> None:
+    sentence = clock.skew()
+    if sentence:
+        raise NotReady(sentence)

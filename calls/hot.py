@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 
 import msgspec
 from django.contrib.auth import get_user_model
-from django.utils import timezone
 from msgspec import Struct
 
 from calls import machine
@@ -25,7 +24,7 @@ from devices.models import Line, LineGroup
 
 LEG = """
     user_id::text AS key, username AS "user", name, dir, state, reason, multi, ring_on_id AS ring_on, ring_until,
-    alerted, device_id AS device, device_name, page, epoch, online, held, mic, cam, data
+    alerted, device_id AS device, device_name, page, epoch, online, held, mic, cam, data, spent_until
 """
 
 
@@ -41,6 +40,26 @@ class Wanted(NamedTuple):
     beats: dict[str, str]
     known: dict[uuid.UUID, Call]
     """What the calls were when they were last seen. One that has the same `v` still is not read again."""
+
+
+class Watch(NamedTuple):
+    """How a clock looks: at most `limit` calls, and as many legs. With `marks` it leaves its mark, and a last mark that
+    is older than `gap_s` seconds means that nobody could be heard meanwhile. The clock itself counts silence from
+    `since`; None: from now."""
+
+    limit: int
+    gap_s: float
+    marks: bool
+    since: dt.datetime | None
+
+
+class Silence(NamedTuple):
+    """After how many seconds of silence there is something to do: a joined device is shown as offline; a caller has
+    cancelled; a leg of an answered call is lost."""
+
+    shown_s: float
+    caller_s: float
+    lost_s: float
 
 
 class World(Struct):
@@ -98,17 +117,43 @@ READ = {
         ) line_group
     """,
 }  # fmt: skip
+# Everything in one transaction has the same now(), also when the database freezes between two statements. Another
+# clock's mark does as well as our own, so nobody waits for it.
+MARK = """
+    WITH marked AS (
+        UPDATE calls_hearing SET
+            since = CASE WHEN until < now() - make_interval(secs => $1::float8) THEN now() ELSE since END,
+            until = now()
+        WHERE id IN (SELECT id FROM calls_hearing FOR UPDATE SKIP LOCKED)
+    )
+    INSERT INTO calls_hearing (id, since, until)
+    SELECT 1, now(), now() WHERE NOT EXISTS (SELECT FROM calls_hearing)
+    ON CONFLICT DO NOTHING
+"""
 DUE = """
-    SELECT json_build_array((
+    WITH hearing AS (
+        SELECT greatest($3::timestamptz, coalesce((
+            SELECT CASE WHEN until < now() - make_interval(secs => $2::float8) THEN now() ELSE since END
+            FROM calls_hearing
+        ), now())) AS since
+    )
+    SELECT json_build_array(now(), (
         SELECT coalesce(json_agg(id), '[]') FROM (
-            SELECT id FROM calls_call WHERE state <> 'ended' AND due_at <= $1::timestamptz
-            ORDER BY due_at LIMIT $4::integer
+            SELECT id FROM calls_call WHERE state <> 'ended' AND due_at <= now() ORDER BY due_at LIMIT $1::integer
         ) call
     ), (
-        SELECT coalesce(json_agg(json_build_array(leg.call_id, leg.user_id::text, leg.device_id, last_seen_at)), '[]')
-        FROM calls_leg leg JOIN devices_device device ON device.id = leg.device_id
-        WHERE leg.state = 'joined' AND last_seen_at <= $2::timestamptz
-            AND (leg.online OR last_seen_at <= $3::timestamptz)
+        SELECT coalesce(json_agg(json_build_array(call_id, user_id::text, device_id, heard_at)), '[]') FROM (
+            SELECT leg.call_id, leg.user_id, leg.device_id, greatest(last_seen_at, since) AS heard_at
+            FROM hearing, calls_leg leg JOIN devices_device device ON device.id = leg.device_id
+                JOIN calls_call call ON call.id = leg.call_id
+            WHERE leg.state = 'joined'
+                AND last_seen_at <= now() - make_interval(secs => least($4::float8, $5::float8, $6::float8))
+                AND greatest(last_seen_at, since) <= now() - make_interval(secs => least(
+                    CASE WHEN leg.online THEN $4::float8 END,
+                    CASE WHEN answered_at IS NULL THEN $5::float8 ELSE $6::float8 END
+                ))
+            ORDER BY heard_at LIMIT $1::integer
+        ) leg
     ))
 """
 CAUGHT_UP = f"""
@@ -128,23 +173,22 @@ LEG_CHANGES = (
     ("state", "text"), ("reason", "text"), ("multi", "boolean"), ("ring_on_id", "uuid"), ("ring_until", "timestamptz"),
     ("alerted", "boolean"), ("device_id", "uuid"), ("device_name", "text"), ("page", "uuid"), ("epoch", "integer"),
     ("online", "boolean"), ("held", "boolean"), ("mic", "boolean"), ("cam", "boolean"), ("data", "jsonb"),
+    ("spent_until", "timestamptz"),
 )  # fmt: skip
 LEG_GIVEN = (("call_id", "uuid"), ("user_id", "{user}"), ("username", "text"), ("name", "text"), ("dir", "text"))
 ENTRY = (("call_id", "uuid"), ("v", "integer"), ("at", "timestamptz"), ("command", "jsonb"))
 
 
-async def gather(
-    ask: prepared.Ask, wanted: Wanted, *, now: dt.datetime, until: dt.datetime, skip_locked: bool = False
-) -> World:
+async def gather(ask: prepared.Ask, wanted: Wanted, *, stays_s: float, skip_locked: bool = False) -> World:
     """Locks the lines of callers and callees, then the calls, each in key order; then reads. One message and one back,
     and another if a call is not what it was taken for.
 
-    The devices of `beats` are heard from, and count as online until then.
+    The devices of `beats` are heard from, and count as online for `stays_s` seconds from now.
     """
     beats, calls, callees, callers = wanted.beats, wanted.calls, wanted.callees, wanted.callers
     statements: dict[str, prepared.Statement] = {}
     if beats:
-        statements["beats"] = presence.beating(beats, now, until)
+        statements["beats"] = presence.beating(beats, stays_s)
     if callers:
         statements["lines"] = (_lines(skip_locked), prepared.array(callees), prepared.array(callers))
     if calls:
@@ -224,8 +268,7 @@ async def catch_up(
     """The calls of these people, and sockets whose device is no longer theirs; see models.py."""
     statements: list[prepared.Statement] = [(_caught_up(), prepared.array(people), prepared.array(asked))]
     if beats:
-        now = timezone.now()
-        statements.append(presence.beating(beats, now, now + dt.timedelta(seconds=stays_s)))
+        statements.append(presence.beating(beats, stays_s))
     calls, *theirs = await ask(statements, commit=True)
     return _calls(calls or b"[]"), presence.strangers(beats, theirs[0]) if beats else set()
 
@@ -257,14 +300,16 @@ async def greet(ask: prepared.Ask, people: Collection[str]) -> Greeting:
     )
 
 
-Due = tuple[list[uuid.UUID], list[tuple[uuid.UUID, str, uuid.UUID, dt.datetime]]]
-"""Calls that are due; and legs whose device is silent: call, person, device, when it was last seen."""
+Due = tuple[dt.datetime, list[uuid.UUID], list[tuple[uuid.UUID, str, uuid.UUID, dt.datetime]]]
+"""When the database looked; calls that are due; legs whose device is silent: call, person, device, since when."""
 
 
-def due(now: dt.datetime, limit: int, quiet: dt.datetime | None, gone: dt.datetime) -> Due:
+def due(watch: Watch, silence: Silence) -> Due:
     """What a clock has to look for; see models.py."""
-    times = (time.isoformat().encode() if time else b"-infinity" for time in (now, quiet, gone))
-    return _due(prepared.ask(DUE, *times, str(limit).encode()))
+    gap = str(watch.gap_s).encode()
+    since = watch.since.isoformat().encode() if watch.since else b"infinity"
+    looking = (DUE, str(watch.limit).encode(), gap, since, *(str(seconds).encode() for seconds in silence))
+    return _due(prepared.ask_all([(MARK, gap), looking] if watch.marks else [looking])[-1])
 
 
 class Answer(World):
@@ -462,5 +507,5 @@ def _leg(call: Call, leg: Leg) -> dict[str, Any]:
         "state": leg.state, "reason": leg.reason, "multi": leg.multi, "ring_on_id": leg.ring_on,
         "ring_until": leg.ring_until, "alerted": leg.alerted, "device_id": leg.device, "device_name": leg.device_name,
         "page": leg.page, "epoch": leg.epoch, "online": leg.online, "held": leg.held, "mic": leg.mic, "cam": leg.cam,
-        "data": leg.data,
+        "data": leg.data, "spent_until": leg.spent_until,
     }  # fmt: skip

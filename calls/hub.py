@@ -2,6 +2,10 @@
 
 What is said to a user is handed to the user's sockets here at once, and published once for the other processes.
 Delivery is at most once by nature: whoever missed it is brought up to date by the next ping.
+
+A subscription can be dead without an error, when a connection to Redis is half open. So each process sends a heartbeat
+through the layer every second, which it must hear itself. One that hears none of DEAF_BEATS in a row drops all its
+connections to the layer and subscribes again; until it hears itself, it is not ready.
 """
 
 import asyncio
@@ -17,14 +21,22 @@ from typing import Any, Protocol
 
 import msgspec
 from asgiref.sync import async_to_sync
-from channels.layers import get_channel_layer
+from channels import DEFAULT_CHANNEL_LAYER
+from channels.layers import channel_layers, get_channel_layer
 from django.conf import settings
 
+from calls.logs import Trouble
+
 log = logging.getLogger(__name__)
+unheard = Trouble(log, "the channel layer cannot be heard")
+unsendable = Trouble(log, "the channel layer did not take a message")
 
 GROUP = "calls"
+BEAT_S = 1.0  # between two heartbeats through the layer
+DEAF_BEATS = 5  # sent without hearing one of them
 RETRY_S = 1.0  # between two tries to reach the layer
-SEND_S = 5.0  # for the layer to take a message
+SEND_S = 3.0  # for the layer to take a message; one that waits longer ends its connection
+LAST_WORDS_S = 1.0  # for the layer to take the last messages when the process stops
 MAX_UNSENT = 1000  # messages that the layer has not taken yet; more are lost, and the next pings say it all again
 PATIENCE_S = 5.0  # for the layer at the start; without it a process serves its own sockets
 RETURN_MS = (200, 3000)  # after a restart devices come back spread over this time
@@ -50,8 +62,8 @@ class Letter(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Post(msgspec.Struct, frozen=True, array_like=True):
-    """All that one process says at once. Without letters it says that it serves sockets; whoever does too, and has not
-    heard of it, says the same."""
+    """All that one process says at once. One without letters is a heartbeat: a process that hears the first of another
+    answers with its own, so that both know of each other at once."""
 
     origin: str
     letters: tuple[Letter, ...]
@@ -81,7 +93,9 @@ class Hub:
         self.decoders: dict[str, Callable[[bytes], Any]] = {}
         self.errands: list[Callable[[], Awaitable[None]]] = []
         self.tasks: set[asyncio.Task[None]] = set()
-        self.unsent = 0
+        self.sending: set[asyncio.Task[None]] = set()
+        self.heard_at = float("-inf")  # the last own message, by time.monotonic()
+        self.beats = 0  # sent since then
         self.tried = asyncio.Event()  # to reach the layer
 
     async def start(self) -> None:
@@ -93,6 +107,8 @@ class Hub:
         self.loop, self.thread, self.began = loop, threading.get_ident(), time.monotonic()
         self.sockets.clear()
         self.tasks.clear()
+        self.sending.clear()
+        self.heard_at = float("-inf")
         self.tried = asyncio.Event()
         for errand in (self._listen, *self.errands):
             self.spawn(errand())
@@ -100,12 +116,20 @@ class Hub:
             await asyncio.wait_for(self.tried.wait(), PATIENCE_S)
 
     async def stop(self) -> None:
-        """Says goodbye to every socket, each with its own time to come back, and ends the errands."""
+        """Lets the layer take what was said, says goodbye to every socket, each with its own time to come back, and
+        ends the errands. What is decided before this is told; the caller sees to it that nothing is decided after."""
+        if self.sending:
+            await asyncio.wait(self.sending, timeout=LAST_WORDS_S)
         for socket in [each for group in self.sockets.values() for each in group]:
             socket.bye("restart", random.randint(*RETURN_MS))  # noqa: S311
-        for task in self.tasks:
+        for task in (*self.tasks, *self.sending):
             task.cancel()
         self.loop = None
+
+    @property
+    def silent_s(self) -> float:
+        """For how many seconds this process has not heard its own messages; infinite before the first."""
+        return time.monotonic() - self.heard_at
 
     @property
     def alone(self) -> bool:
@@ -138,7 +162,9 @@ class Hub:
                     self._spread(said)
                 else:
                     self.loop.call_soon_threadsafe(self._spread, said)
-            else:  # a shell command or a web process without sockets
+            elif _in_event_loop():  # what was not finished in time when the process stopped
+                self._send_soon(self._post(said))
+            else:  # a shell command, a web process without sockets, or one that has stopped
                 async_to_sync(self._send)(self._post(said))
         except Exception:
             log.exception("could not publish %s", [each.what for each in said])
@@ -147,7 +173,15 @@ class Hub:
         for each in said:
             self._deliver(each)
         if not self.alone:
-            self.spawn(self._send(self._post(said)))
+            self._send_soon(self._post(said))
+
+    def _send_soon(self, post: Post) -> None:
+        if len(self.sending) >= MAX_UNSENT:
+            unsendable.met("it is too slow")
+            return
+        task = asyncio.ensure_future(self._send(post))
+        self.sending.add(task)
+        task.add_done_callback(self.sending.discard)
 
     def _post(self, said: Sequence[Said]) -> Post:
         encode = msgspec.msgpack.encode
@@ -155,50 +189,74 @@ class Hub:
 
     async def _send(self, post: Post) -> None:
         layer: Any = get_channel_layer()
-        if self.unsent >= MAX_UNSENT:
-            log.warning("the channel layer is too slow: a message was dropped")
-            return
-        self.unsent += 1
         try:
             message = {"type": "hub", "post": msgspec.msgpack.encode(post)}
             async with asyncio.timeout(SEND_S):  # wait_for would make one more task for each
                 await layer.group_send(GROUP, message)
         except Exception as error:
-            log.warning("the channel layer did not take a message: %s", str(error) or type(error).__name__)
-        finally:
-            self.unsent -= 1
+            unsendable.met(error)
+        else:
+            unsendable.over()
 
     async def _listen(self) -> None:
-        layer: Any = get_channel_layer()
-        channel = ""  # one for good: one that is left behind would go on filling
+        """Hears the layer until cancelled. Subscribes again when that fails, or when the process has become deaf."""
         while True:
+            self.beats = 0
+            hearing = asyncio.ensure_future(self._hear_all())
             try:
-                channel = channel or await layer.new_channel()
-                await layer.group_add(GROUP, channel)
-                await self._send(Post(self.origin, ()))
+                while self.beats < DEAF_BEATS and not (await asyncio.wait({hearing}, timeout=BEAT_S))[0]:
+                    self._beat()
+                if hearing.done():
+                    unheard.met(hearing.exception())
+                    await asyncio.sleep(RETRY_S)
+                else:
+                    unheard.met("none of our own messages came back; subscribing again")
+                    await self._drop_connections()
+            finally:
+                hearing.cancel()
                 self.tried.set()
-                while True:
-                    await self._hear(await layer.receive(channel))
-            except Exception as error:
-                log.warning("the channel layer cannot be heard, trying again: %s", error)
-                self.tried.set()
-                await asyncio.sleep(RETRY_S)
 
-    async def _hear(self, message: dict[str, Any]) -> None:
+    def _beat(self) -> None:
+        self.beats += 1
+        self._send_soon(Post(self.origin, ()))
+
+    async def _hear_all(self) -> None:
+        layer: Any = get_channel_layer()
+        channel = await layer.new_channel()
+        await layer.group_add(GROUP, channel)
+        self._beat()
+        while True:
+            self._hear(await layer.receive(channel))
+
+    async def _drop_connections(self) -> None:
+        """A layer whose connections cannot be ended, because others still wait at them, is replaced."""
+        layer: Any = get_channel_layer()
+        try:
+            async with asyncio.timeout(RETRY_S):
+                await layer.flush()
+        except Exception:
+            channel_layers.set(DEFAULT_CHANNEL_LAYER, channel_layers.make_backend(DEFAULT_CHANNEL_LAYER))
+
+    def _hear(self, message: dict[str, Any]) -> None:
         """One that cannot be read, of another version say, costs no other."""
         try:
             post = msgspec.msgpack.decode(message["post"], type=Post)
             if post.origin != self.origin:
-                await self._read(post)
+                self._read(post)
+                return
+            self.heard_at, self.beats = time.monotonic(), 0
+            if not self.tried.is_set():
+                self.tried.set()
+            unheard.over()
         except Exception:
             log.exception("what another process said was not understood")
 
-    async def _read(self, post: Post) -> None:
+    def _read(self, post: Post) -> None:
         if not post.letters and post.origin not in self.others:
             if self.alone:
                 log.warning("Another process serves the same calls. PROCESSES should say how many there are.")
             self.others.add(post.origin)
-            await self._send(Post(self.origin, ()))
+            self._send_soon(Post(self.origin, ()))
         for letter in post.letters:
             if any(key in self.sockets for key in letter.to):
                 self._deliver(Said(letter.to, letter.what, self.decoders[letter.what](letter.body)))
@@ -215,6 +273,14 @@ class Hub:
         self.tasks.discard(task)
         if not task.cancelled() and task.exception() is not None:
             log.error("a background task failed", exc_info=task.exception())
+
+
+def _in_event_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 hub = Hub()

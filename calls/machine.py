@@ -1,17 +1,18 @@
 """The rules of a call: every legal move is in this file, and nothing else changes a call.
 
-`decide(call, command, now)` returns the next value of the call, the same value (a repeat), or raises `Refused`.
-`view(call, key, device, now)` is what one device may see of it. Both are pure: no clock, no rows, no sockets, and
-the file imports neither Django nor Channels nor asyncio. What a decision needs to know of the world (limits, who is
-online, in which other call the device is) is in the command, so that a stored command can be decided again.
+`decide(call, command, now)` returns the next value of the call, the same value (a repeat), or raises `Refused`. It is
+pure: no clock, no rows, no sockets, and the file imports neither Django nor Channels nor asyncio. What a decision needs
+to know of the world (limits, who is online, in which other call the device is) is in the command, so that a stored
+command can be decided again. What a device may see of a call is in view.py.
 
 People are named by `key` (the account's primary key as text), devices and pages by UUID. Times are aware datetimes.
 """
 
 import datetime as dt
+import math
 import uuid
 from collections.abc import Collection
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -44,6 +45,10 @@ class Deadlines(Struct, frozen=True):
     device_silent: float = 10
     leg_lost: float = 45
     longest_call: float = 8 * 3600
+    # What a person may change at will costs an entry, and a message to each device, each time. So each leg has an
+    # allowance of such changes: more than a person ever uses, and far fewer than a script would make.
+    changes: int = 60  # at once
+    change_s: float = 1  # until one more is allowed
 
 
 class Leg(Struct, frozen=True):
@@ -68,6 +73,7 @@ class Leg(Struct, frozen=True):
     mic: bool = True
     cam: bool = True
     data: Any = None
+    spent_until: dt.datetime | None = None  # until when the allowance of changes is spent; see `_spend`
 
 
 class Call(Struct, frozen=True):
@@ -85,14 +91,6 @@ class Call(Struct, frozen=True):
     ended_at: dt.datetime | None = None
     ended_by: str = ""  # the key of the person whose command ended it, so that a resent hangup is no error
     note: str = ""  # why the operator ended it, in words for everybody in it
-
-
-class Shape(NamedTuple):
-    """How a page stands to a call: whose it is, whether the leg is bound to its device, and to the page itself."""
-
-    key: str
-    here: bool
-    bound: bool
 
 
 class Seat(Struct, frozen=True):
@@ -299,13 +297,15 @@ def decide(call: Call | None, command: Command, now: dt.datetime, deadlines: Dea
                 raise _ended_or_not_allowed(call)
             if leg.device == by.device and leg.page == by.page:
                 return call
-            return _bind(call, leg, by, now, leg.data)
+            return _bind(call, leg, by, now, leg.data, spent_until=_spend(leg, now, deadlines))
         case Media(by, mic, cam):
             leg = _my_leg(call, by)
             _must_be_here(call, leg, by)
             if leg.page != by.page:  # a page that was replaced has no say any more
                 raise Refused("not_allowed")
-            return call if (leg.mic, leg.cam) == (mic, cam) else _change(call, leg, now, mic=mic, cam=cam)
+            if (leg.mic, leg.cam) == (mic, cam):
+                return call
+            return _change(call, leg, now, mic=mic, cam=cam, spent_until=_spend(leg, now, deadlines))
 
 
 def due_at(call: Call, deadlines: Deadlines = DEADLINES) -> dt.datetime | None:
@@ -341,75 +341,6 @@ def same_invite(first: Invite, by: Seat, to: Collection[str], kind: Kind, ring_s
     """Whether a repeated call id asks this seat's device for the same call. `to`: the names of users."""
     before = first.by.key, first.by.device, {c.user for c in first.callees}, first.kind, first.ring_s, first.data
     return before == (by.key, by.device, set(to), kind, ring_s, data)
-
-
-def shape(call: Call, key: str, device: uuid.UUID, page: uuid.UUID | None) -> Shape | None:
-    """What a view depends on beside the call and the time: pages of one shape see the same. None: they see nothing."""
-    mine = leg_of(call, key)
-    if mine is None or not visible(mine, device):
-        return None
-    here = mine.device == device
-    return Shape(key, here, here and mine.page == page)
-
-
-def view(
-    call: Call, key: str, device: uuid.UUID, now: dt.datetime, page: uuid.UUID | None = None
-) -> dict[str, Any] | None:
-    """What this user's device (and its page) may see: the protocol's view, or None when it may see nothing."""
-    mine, seen_as = leg_of(call, key), shape(call, key, device, page)
-    if mine is None or seen_as is None:
-        return None
-    ring_ms = 0
-    if mine.state == "ringing" and mine.ring_until:
-        ring_ms = max(0, round((mine.ring_until - now).total_seconds() * 1000))
-    secs = ((call.ended_at or now) - call.answered_at).total_seconds() if call.answered_at else 0
-    view = {
-        "id": str(call.id),
-        "v": call.v,
-        "kind": call.kind,
-        "state": call.state,
-        "reason": call.reason,
-        "host": next(leg.user for leg in call.legs if leg.key == call.host),
-        "secs": max(0, int(secs)),
-        "me": {
-            "state": mine.state,
-            "here": seen_as.here,
-            "device": mine.device_name or None,
-            "ring_ms": ring_ms,
-            "can": _can(call, mine, seen_as),
-        },
-        "legs": [
-            {
-                "user": leg.user,
-                "name": leg.name,
-                "dir": leg.dir,
-                "state": leg.state,
-                "reason": leg.reason,
-                "alerted": leg.alerted,
-                "epoch": leg.epoch,
-                "held": leg.held,
-                "mic": leg.mic,
-                "cam": leg.cam,
-                "online": leg.online,
-                "data": leg.data,
-            }
-            for leg in call.legs
-        ],
-    }
-    return view | {"note": call.note} if call.note else view
-
-
-def _can(call: Call, mine: Leg, seen_as: Shape) -> list[str]:
-    if call.state == "ended" or mine.state not in LIVE:
-        return []
-    if mine.state == "ringing":
-        return ["ringing", "answer", "reject", "end"]
-    if not seen_as.here:
-        return ["move", "end"]
-    if not seen_as.bound:
-        return ["move", "hangup", "end"]
-    signal = ["signal"] if any(leg.state == "joined" for leg in call.legs if leg is not mine) else []
-    return ["hangup", "end", "media", *signal]
 
 
 def _place(invite: Invite, now: dt.datetime) -> Call:
@@ -448,15 +379,28 @@ def _admission(callee: Callee) -> tuple[LegState, Literal["incoming_limit"] | No
     return ("busy" if callee.dnd else "ringing"), None
 
 
-def _bind(call: Call, leg: Leg, by: Seat, now: dt.datetime, data: Any) -> Call:
+def _bind(call: Call, leg: Leg, by: Seat, now: dt.datetime, data: Any, **fields: Any) -> Call:
     if by.in_call:
         raise Refused("in_call", call=str(by.in_call))
     # Who alone sees the call beside the device that has it: the one that had it before, so that it learns of that.
     ring_on = leg.ring_on if leg.multi or leg.device in (None, by.device) else leg.device
     return _change(
         call, leg, now, state="joined", device=by.device, device_name=by.name, page=by.page, epoch=leg.epoch + 1,
-        online=True, alerted=True, ring_on=ring_on, data=leg.data if data is None else data,
+        online=True, alerted=True, ring_on=ring_on, data=leg.data if data is None else data, **fields,
     )  # fmt: skip
+
+
+def _spend(leg: Leg, now: dt.datetime, deadlines: Deadlines) -> dt.datetime:
+    """The leg's `spent_until` after one more change. Refused as `rate_limited` when the allowance is used up.
+
+    This is the generic cell rate algorithm: each change moves the time by the interval at which changes may follow each
+    other for ever, and the time may be ahead of now by as many intervals as changes are allowed at once.
+    """
+    spent_until = max(now, leg.spent_until or now) + _s(deadlines.change_s)
+    wait = spent_until - now - deadlines.changes * _s(deadlines.change_s)
+    if wait > _s(0):
+        raise Refused("rate_limited", retry_ms=math.ceil(wait.total_seconds() * 1000))
+    return spent_until
 
 
 def _leave(call: Call, leg: Leg, now: dt.datetime, state: LegState, data: Any = None) -> Call:

@@ -21,7 +21,7 @@ ANSWER_S = Histogram(
 )
 RING_STOP_S = Histogram(
     "callplatform_ring_stop_seconds",
-    "From taking an answer to its commit; the other devices are told in the next moment.",
+    "From taking an answer until it was committed and the other devices were told.",
     buckets=FAST,
 )
 REFUSED = Counter(
@@ -39,6 +39,7 @@ LOOK_S = Histogram(
 REPAIRED = Counter("callplatform_frames_repaired", "Views that a page had missed and got with a pong.")
 SOCKETS = Gauge("callplatform_sockets", "Sockets that have said hello.")
 TICKED = Gauge("callplatform_clock_last_tick_timestamp_seconds", "When this process's clock last ticked.")
+AHEAD_S = Gauge("callplatform_clock_ahead_seconds", "How far this machine's clock is ahead of the database's.")
 CLOCK_LAG_S = Gauge("callplatform_clock_lag_seconds", "How much later than it should the last tick came.")
 
 

@@ -12,7 +12,7 @@ from django.db import connection, models
 from django.db.models import F, Q
 
 from calls import conf, hot, machine
-from devices import prepared, presence
+from devices import prepared, presence, times
 from devices.models import Device, Line
 
 LIVE = Q(state__in=machine.LIVE)
@@ -86,6 +86,7 @@ class Leg(models.Model):
     mic = models.BooleanField(default=True)
     cam = models.BooleanField(default=True)
     data = models.JSONField(null=True)
+    spent_until = models.DateTimeField(null=True)
     # Taken out of its owner's history. Nothing of the call itself: the others' history and the operator keep it.
     hidden = models.BooleanField(default=False, db_default=False)
 
@@ -164,6 +165,21 @@ class SpentInvite(models.Model):
         return str(self.id)
 
 
+class Hearing(models.Model):
+    """One row: since when, and until when, the devices' heartbeats could be stored without a gap. The clocks of server
+    processes write it with every tick; see clock.py."""
+
+    id = models.PositiveSmallIntegerField(primary_key=True, default=1)
+    since = models.DateTimeField()
+    until = models.DateTimeField()
+
+    class Meta:
+        verbose_name_plural = "hearing"
+
+    def __str__(self) -> str:
+        return f"{self.since} to {self.until}"
+
+
 class HistorySeen(models.Model):
     """Until when a user has looked at the history, on whichever device: missed calls that ended later are news."""
 
@@ -190,7 +206,7 @@ _CALL_COLUMNS = (
 )
 _LEG_COLUMNS = (
     "user", "username", "name", "dir", "state", "reason", "multi", "ring_on", "ring_until", "alerted", "device",
-    "device_name", "page", "epoch", "online", "held", "mic", "cam", "data",
+    "device_name", "page", "epoch", "online", "held", "mic", "cam", "data", "spent_until",
 )  # fmt: skip
 _CALL_CHANGES = ["v", "state", "reason", "answered_at", "ended_at", "ended_by", "note", "due_at"]
 _LEG_CHANGES = list(_LEG_COLUMNS[4:])
@@ -244,18 +260,35 @@ async def catch_up(
     return load_all(Call.objects.filter(pk__in=legs.values("call"))), strangers
 
 
-def due(now: dt.datetime, limit: int, quiet: dt.datetime | None, gone: dt.datetime) -> hot.Due:
-    """The calls whose deadline has passed, the longest overdue first; and unless `quiet` is None, the joined legs whose
-    device was last seen before it, those whom the others count as offline already only if it was before `gone`."""
+def due(watch: hot.Watch, silence: hot.Silence) -> hot.Due:
+    """The calls whose deadline has passed, and the joined legs whose device has been silent for so long that there is
+    something to do; in both, the longest overdue come first."""
     if connection.vendor == "postgresql":
-        return hot.due(now, limit, quiet, gone)
+        return hot.due(watch, silence)
+    now = times.now()
+    since = max(watch.since or now, _hearing(now, watch))
     calls = Call.objects.filter(~Q(state="ended"), due_at__lte=now).order_by("due_at").values_list("id", flat=True)
-    legs = (
-        Leg.objects.filter(state="joined", device__last_seen_at__lte=quiet).order_by() if quiet else Leg.objects.none()
-    )
-    legs = legs.filter(Q(online=True) | Q(device__last_seen_at__lte=gone))
-    rows = legs.values_list("call", "user", "device", "device__last_seen_at")
-    return list(calls[:limit]), [(call, str(user), device, seen) for call, user, device, seen in rows]
+    silent = []
+    quick = now - dt.timedelta(seconds=min(silence))
+    if since <= quick:
+        legs = Leg.objects.filter(state="joined", device__last_seen_at__lte=quick).order_by("device__last_seen_at")
+        columns = ("call", "user", "device", "device__last_seen_at", "online", "call__answered_at")
+        for call, user, device, seen, online, answered_at in legs.values_list(*columns):
+            gone_s = silence.lost_s if answered_at else silence.caller_s
+            heard_at = max(seen, since)
+            if (now - heard_at).total_seconds() >= (min(silence.shown_s, gone_s) if online else gone_s):
+                silent.append((call, str(user), device, heard_at))
+    return now, list(calls[: watch.limit]), silent[: watch.limit]
+
+
+def _hearing(now: dt.datetime, watch: hot.Watch) -> dt.datetime:
+    """Since when heartbeats could be stored without a gap, as far as the marks say."""
+    last = Hearing.objects.first()
+    without_gap = last is not None and (now - last.until).total_seconds() <= watch.gap_s
+    since = last.since if last and without_gap else now
+    if watch.marks:
+        Hearing.objects.update_or_create(pk=1, defaults={"since": since, "until": now})
+    return since
 
 
 class Change(NamedTuple):
@@ -320,7 +353,7 @@ def _leg_row(call: machine.Call, leg: machine.Leg) -> Leg:
         call_id=call.id, user_id=leg.key, username=leg.user, name=leg.name, dir=leg.dir, state=leg.state,
         reason=leg.reason, multi=leg.multi, ring_on_id=leg.ring_on, ring_until=leg.ring_until, alerted=leg.alerted,
         device_id=leg.device, device_name=leg.device_name, page=leg.page, epoch=leg.epoch, online=leg.online,
-        held=leg.held, mic=leg.mic, cam=leg.cam, data=leg.data,
+        held=leg.held, mic=leg.mic, cam=leg.cam, data=leg.data, spent_until=leg.spent_until,
     )  # fmt: skip
 
 

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
 from typing import Any, ParamSpec, TypeVar
 
-from django.db import InterfaceError, OperationalError, close_old_connections
+from django.db import DEFAULT_DB_ALIAS, InterfaceError, OperationalError, close_old_connections, connections
 from psycopg_pool import PoolTimeout
 
 from calls import conf
@@ -49,6 +49,32 @@ def resolve(outcome: "asyncio.Future[Any]", result: Any) -> None:
         outcome.set_exception(result)
     else:
         outcome.set_result(result)
+
+
+class Apart:
+    """One thread whose database connection is its own, outside of Django's pool: neither the pages nor the sockets can
+    keep its work waiting, however many they are."""
+
+    def __init__(self, name: str) -> None:
+        self.executor = ThreadPoolExecutor(1, thread_name_prefix=name, initializer=_connect_apart)
+
+    async def run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Runs blocking database work in the thread. A cancelled caller does not stop work that has begun."""
+        job = partial(_job, work, *args, **kwargs)
+        return await asyncio.get_running_loop().run_in_executor(self.executor, job)
+
+    def close(self) -> None:
+        """Ends the thread and its connection, after the work that has begun. Does not wait for it."""
+        self.executor.submit(connections.close_all)
+        self.executor.shutdown(wait=False)
+
+
+def _connect_apart() -> None:
+    """Gives this thread a connection that is kept from one job to the next."""
+    own: Any = connections.create_connection(DEFAULT_DB_ALIAS)
+    options = {name: value for name, value in own.settings_dict["OPTIONS"].items() if name != "pool"}
+    own.settings_dict = own.settings_dict | {"OPTIONS": options, "CONN_MAX_AGE": None}
+    connections[DEFAULT_DB_ALIAS] = own
 
 
 def close() -> None:

@@ -13,6 +13,7 @@ from msgspec import Meta, Raw, Struct
 
 from calls import machine
 from calls.machine import Refused, Seat
+from calls.view import View
 
 VERSION = 1
 MAX_FRAME = 64 * 1024  # bytes of one text frame
@@ -250,7 +251,7 @@ def error(refused: Refused) -> dict[str, Any]:
     return {"code": refused.code, **about}
 
 
-def reply(re: str | None, view: dict[str, Any] | Raw | None = None, refused: Refused | None = None, **more: Any) -> str:
+def reply(re: str | None, view: View | Raw | None = None, refused: Refused | None = None, **more: Any) -> str:
     """The one reply to a command."""
     frame: dict[str, Any] = {"t": "reply", "re": re, "ok": refused is None}
     if refused is not None:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from calls import pool, switchboard
 from calls.hub import hub
+from calls.logs import first_line
 from devices import sessions
 
 log = logging.getLogger(__name__)
@@ -50,6 +51,6 @@ async def run() -> None:
             try:
                 await pool.run(look, claims[start : start + CHUNK])
             except pool.AWAY as error:
-                log.warning("the sign-ins were not looked at: %s", str(error).strip().partition("\n")[0])
+                log.warning("the sign-ins were not looked at: %s", first_line(error))
             except Exception:
                 log.exception("the sign-ins were not looked at")

@@ -1,11 +1,15 @@
 """The only place where the rules meet rows and sockets: lock, load, decide, store, commit, tell.
 
-Only this module opens a transaction on a call, and only this module publishes. Everything here is plain blocking code,
-to be run in a worker thread. Lock order, everywhere: lines by key when placing, then calls by id.
+Only this module opens a transaction on a call, and only this module publishes. Except for `settle_in`, everything here
+is plain blocking code, to be run in a worker thread. Lock order, everywhere: lines by key when placing, then calls by
+id.
 
 What waits at the same moment is settled as one batch: locked, decided, written and committed together, and nobody is
 told before the commit. Each order is still decided alone: one that is refused changes nothing for its neighbours, and
 a batch that fails is tried again order by order.
+
+Between the commit and `tell` nothing runs that can raise, so what was committed is always told. Everything that may
+fail is either computed before the commit or is one of the effects (calls/after), which run after telling.
 """
 
 import datetime as dt
@@ -19,17 +23,19 @@ from typing import Any, NamedTuple
 
 import msgspec
 from django.contrib.auth import get_user_model
-from django.db import IntegrityError, transaction
+from django.db import IntegrityError, OperationalError, transaction
 from django.db.models import Q
-from django.utils import timezone
 
-from calls import conf, machine, metrics, models, push, refusals
+from calls import after, conf, machine, models
+from calls.after import refusals
+from calls.allowance import own_changes
 from calls.facts import Facts, Spent, limit
-from calls.hot import Wanted
+from calls.hot import Silence, Wanted, Watch
 from calls.hub import Said, hub
+from calls.logs import first_line
 from calls.machine import Refused, Seat
 from calls.models import Change
-from devices import policy, prepared, sessions
+from devices import policy, prepared, presence, sessions, times
 from devices.models import Device, Line, LineGroup
 
 log = logging.getLogger(__name__)
@@ -40,7 +46,11 @@ Key = Any
 REMEMBER = dt.timedelta(minutes=10)  # a call id that was hung up before its invite arrived
 MAX_REMEMBERED = 1000  # of one user
 MAX_FAVOURITES = 200  # they are read with every call to the user
+MOST_LOOKED_AT = 100  # entries of a call, the newest first, to see whether an order was done
 MOST_TOLD = 500  # lines in one message to the other processes
+MOST_FORGOTTEN = 1000  # remembered ids dropped at once
+MOST_SIGNED_OUT, SIGN_OUT_S = 200, 2.0  # devices of deactivated accounts signed out in one go, and how long it may take
+MOST_HELD = 3  # of them that are waited for in vain
 
 
 class Outcome(NamedTuple):
@@ -53,11 +63,11 @@ class Outcome(NamedTuple):
 
 
 class Settled(NamedTuple):
-    """The outcome of each order, what changed, and the calls that ring where a device has to be woken."""
+    """A committed batch: the outcome of each order, the calls to tell, and what the effects need to know."""
 
     outcomes: list[Outcome | None]
-    changes: list[Change]
-    asleep: list[machine.Call]
+    tell: list[machine.Call]
+    done: after.Done
 
 
 class Leaving(NamedTuple):
@@ -126,27 +136,53 @@ def place(
     return outcome
 
 
-def settle(orders: Sequence[Order], *, wait: bool = True) -> list[Outcome | None]:
-    """Settles the orders together, in their order, and tells everybody concerned.
+def settle(
+    orders: Sequence[Order],
+    beats: Sequence[Beat | None] = (),
+    *,
+    wait: bool = True,
+    tried: dt.datetime | None = None,
+    now: dt.datetime | None = None,
+) -> list[Outcome | None]:
+    """Settles the orders together, in their order, and tells everybody concerned. They are decided as of `now`, by
+    default the present.
 
-    Without `wait`, an order that needs a row that others hold (or that is not there) has None for an outcome. Raises
-    what the database raised; then nothing was done, and each order can be tried again alone.
+    With `beats`, one for each order, the devices are heard from too. Without `wait`, an order that needs a row that
+    others hold (or that is not there) has None for an outcome. Raises what the database raised; unless the connection
+    was lost during the commit, nothing was done then. `tried` says when the orders were tried before, if it is not
+    known whether that was committed: one that was is not done a second time, and everybody is told its outcome.
     """
-    settled = decide_together(orders, wait=wait)
-    tell(*(change.after for change in settled.changes))
+    began = time.perf_counter()
+    settled = _committed(orders, beats, wait, tried, began, now)
+    tell(*settled.tell)
+    after.follow(settled.done)
     if not wait:
         return settled.outcomes
     pairs = zip(orders, settled.outcomes, strict=True)
     return [_late(order, outcome) if outcome else None for order, outcome in pairs]
 
 
-def decide_together(orders: Sequence[Order], beats: Sequence[Beat | None] = (), *, wait: bool = False) -> Settled:
-    """The same for a caller that does the telling. With `beats`, one for each order, the devices are heard from too."""
+async def settle_in(link: prepared.Link, orders: Sequence[Order], beats: Sequence[Beat | None]) -> list[Outcome | None]:
+    """`settle` in the event loop: it waits for no lock, and tries once."""
+    began = time.perf_counter()
+    settled = await link.transact(lambda ask: _settle(ask, orders, beats, False, None, began))
+    tell(*settled.tell)
+    after.follow(settled.done)
+    return settled.outcomes
+
+
+def _committed(
+    orders: Sequence[Order],
+    beats: Sequence[Beat | None],
+    wait: bool,
+    tried: dt.datetime | None,
+    began: float,
+    now: dt.datetime | None,
+) -> Settled:
     for last_try in (False, False, True):
         try:
-            began = time.perf_counter()
             with transaction.atomic(durable=True):
-                settled = prepared.run(_settle(prepared.waiting, orders, beats, wait))
+                return prepared.run(_settle(prepared.waiting, orders, beats, wait, tried, began, now))
         except NoLine as missing:
             Line.make(missing.users)
         except IntegrityError as error:
@@ -155,39 +191,20 @@ def decide_together(orders: Sequence[Order], beats: Sequence[Beat | None] = (), 
             placing = any(isinstance(order, Place) for order in orders)
             if last_try or (not placing and "one_entry_a_version" in str(error)):
                 raise
-        else:
-            _note(orders, settled, began)
-            return settled
     raise RuntimeError("the lines of a call could not be made")
 
 
-async def decide_in(link: prepared.Link, orders: Sequence[Order], beats: Sequence[Beat | None]) -> Settled:
-    """`decide_together` in the event loop, which waits for no lock, and tries once."""
-    began = time.perf_counter()
-    settled = await link.transact(lambda ask: _settle(ask, orders, beats, False))
-    _note(orders, settled, began)
-    return settled
-
-
-def _note(orders: Sequence[Order], settled: Settled, began: float) -> None:
-    """Who has to be woken, what is counted, and what was asked in vain. Nothing here waits for the database."""
-    push.sender.ring(settled.asleep)
-    metrics.changed(settled.changes, time.perf_counter() - began)
-    for order, outcome in zip(orders, settled.outcomes, strict=True):
-        if outcome is None or outcome.refused is None:
-            continue
-        # What people asked for in vain belongs to the call's story, or says that a limit is too low; what a clock or an
-        # operator did does not.
-        seat = order.seat if isinstance(order, Place) else getattr(order.command, "by", None)
-        if seat is not None:
-            asked, code = "Invite" if isinstance(order, Place) else type(order.command).__name__, outcome.refused.code
-            metrics.REFUSED.labels(asked.lower(), code).inc()
-            if outcome.call is not None or code == "limit_reached":
-                refusals.note(order.call, seat.key, seat.name, asked, code)
-
-
-async def _settle(ask: prepared.Ask, orders: Sequence[Order], beats: Sequence[Beat | None], wait: bool) -> Settled:
-    now = timezone.now()
+async def _settle(
+    ask: prepared.Ask,
+    orders: Sequence[Order],
+    beats: Sequence[Beat | None],
+    wait: bool,
+    tried: dt.datetime | None,
+    began: float,
+    now: dt.datetime | None = None,
+) -> Settled:
+    """Decides the orders and stores what changed, which commits: everything else is computed before that."""
+    now = now or times.now()
     facts = Facts(now, wait)
     changes: list[Change] = []
     outcomes: list[Outcome | None] = []
@@ -196,6 +213,9 @@ async def _settle(ask: prepared.Ask, orders: Sequence[Order], beats: Sequence[Be
         beat = beats[number] if beats else None
         if beat and beat.socket in facts.strangers:
             outcomes.append(Outcome(None, None, False))
+            continue
+        if tried and _was_done(order, tried):
+            outcomes.append(Outcome(facts.calls.get(order.call)))
             continue
         done: list[Change] = []
         outcome = _decide_order(facts, order, done)
@@ -206,9 +226,46 @@ async def _settle(ask: prepared.Ask, orders: Sequence[Order], beats: Sequence[Be
             done = []
         outcomes.append(outcome)
         changes += done
-    await models.store(ask, changes, facts.merged, now)
     asleep = [each.after for each in changes if isinstance(each.command, machine.Invite) and _rings(each.after, facts)]
-    return Settled(outcomes, changes, asleep)
+    told = [change.after for change in changes]
+    if tried:  # what the first try may have committed was told to nobody, and woke nobody
+        told = list(facts.calls.values())
+        placed = {order.call for order in orders if isinstance(order, Place)}
+        asleep = [call for call in told if call.id in placed and call.state == "ringing"]
+    settled = Settled(outcomes, told, after.Done(changes, asleep, _refused(orders, outcomes), began))
+    await models.store(ask, changes, facts.merged, now)
+    return settled
+
+
+def _was_done(order: Order, tried: dt.datetime) -> bool:
+    """Whether a command that was tried before is among the entries of its call, which is locked. A repeated invite is
+    known by its call id."""
+    if isinstance(order, Place) or not hasattr(order.command, "by"):
+        return False
+    by = order.command.by
+    entries = models.Entry.objects.filter(call=order.call, at__gte=tried).order_by("-v")
+    for entry in entries[:MOST_LOOKED_AT]:
+        done = entry.decode()
+        seat = getattr(done, "by", None)
+        same_page = seat and (seat.key, seat.device, seat.page) == (by.key, by.device, by.page)
+        if same_page and msgspec.structs.replace(done, by=by) == order.command:  # its seat was stored with facts
+            return True
+    return False
+
+
+def _refused(orders: Sequence[Order], outcomes: Sequence[Outcome | None]) -> list[refusals.Refused]:
+    """What people were refused. It belongs to the call's story, or says that a limit is too low; what a clock or an
+    operator was refused does neither."""
+    found = []
+    for order, outcome in zip(orders, outcomes, strict=True):
+        if outcome is None or outcome.refused is None:
+            continue
+        seat = order.seat if isinstance(order, Place) else getattr(order.command, "by", None)
+        if seat is not None:
+            asked, code = "Invite" if isinstance(order, Place) else type(order.command).__name__, outcome.refused.code
+            in_story = outcome.call is not None or code == "limit_reached"
+            found.append(refusals.Refused(order.call, seat.key, seat.name, asked, code, in_story))
+    return found
 
 
 def _rings(call: machine.Call, facts: Facts) -> bool:
@@ -367,14 +424,16 @@ def _remember(call_id: uuid.UUID, key: Key) -> uuid.UUID | None:
         if models.Call.objects.filter(pk=call_id).exists():
             return call_id
         if mine.count() < MAX_REMEMBERED:
-            fresh = models.SpentInvite(id=call_id, user_id=key, at=timezone.now())
+            fresh = models.SpentInvite(id=call_id, user_id=key, at=times.now())
             models.SpentInvite.objects.bulk_create([fresh], ignore_conflicts=True)
         return None
 
 
-def forget_spent(now: dt.datetime) -> None:
-    """Drops remembered ids that no invite can be waiting for any more."""
-    models.SpentInvite.objects.filter(at__lt=now - REMEMBER).delete()
+def forget_spent(now: dt.datetime) -> bool:
+    """Drops some of the remembered ids that no invite can be waiting for any more; whether there may be others."""
+    old = list(models.SpentInvite.objects.filter(at__lt=now - REMEMBER).values_list("pk", flat=True)[:MOST_FORGOTTEN])
+    models.SpentInvite.objects.filter(pk__in=old).delete()
+    return len(old) == MOST_FORGOTTEN
 
 
 class CatchUp(msgspec.Struct, frozen=True):
@@ -427,7 +486,7 @@ def is_back(call: machine.Call, key: str, device: uuid.UUID) -> bool:
 
 def line_view(line: Line) -> dict[str, Any]:
     """A line as the wire shows it: what holds, wherever it is said."""
-    off, edition = line.multi_device_off(timezone.now()), line.rule("edition")
+    off, edition = line.multi_device_off(times.now()), line.rule("edition")
     view: dict[str, Any] = {
         "multi_device": line.multi_device and off is None,
         "may_switch": line.may_switch and off is None,
@@ -465,16 +524,34 @@ def change_line(key: Key, **changes: Any) -> Line:
 
 
 def switch_multi_device(key: Key, on: bool) -> Line:
-    """The user's own switch. Refused as `multi_device_off` unless the operator has allowed it."""
+    """The user's own switch. Refused as `multi_device_off` unless the operator has allowed it, or as `rate_limited`."""
     line_of(key)
     with transaction.atomic(durable=True):
         line = Line.lock([key]).popitem()[1]
-        if not line.may_switch or line.multi_device_off(timezone.now()) is not None:
+        if not line.may_switch or line.multi_device_off(times.now()) is not None:
             raise Refused("multi_device_off")
-        line.multi_device = on
-        line.save(update_fields=["multi_device"])
+        own_changes.spend(key)
+        _save_own(line, multi_device=on)
     tell_line(line)
     return line
+
+
+def switch_dnd(key: Key, on: bool) -> Line:
+    """The user's own switch of do not disturb."""
+    line_of(key)
+    with transaction.atomic(durable=True):
+        line = Line.lock([key]).popitem()[1]
+        _save_own(line, dnd=on)
+    tell_line(line)
+    return line
+
+
+def _save_own(line: Line, **changes: Any) -> None:
+    """Writes what a user changed on the own line. The audit log is about what operators do, and an update is not noted
+    there: else a user could push what they did out of sight."""
+    for field, value in changes.items():
+        setattr(line, field, value)
+    Line.objects.filter(pk=line.pk).update(**changes)
 
 
 def favourites(line: Line) -> list[dict[str, str]]:
@@ -495,8 +572,7 @@ def favour(key: Key, other: Key, on: bool) -> Line:
         kept = [each for each in line.favourites if each != str(other)]
         if on and len(kept) >= MAX_FAVOURITES:
             raise Refused("full", limit=MAX_FAVOURITES)
-        line.favourites = [*kept, str(other)] if on else kept
-        line.save(update_fields=["favourites"])
+        _save_own(line, favourites=[*kept, str(other)] if on else kept)
     tell_line(line)
     return line
 
@@ -514,16 +590,17 @@ def tell_expired(since: dt.datetime, until: dt.datetime) -> None:
     ran_out = {"edition": "until", "edition_until__gt": since, "edition_until__lte": until}
     groups = list(LineGroup.objects.filter(**ran_out).values_list("pk", flat=True))
     inherited = Q(group__in=groups, edition="") if groups else Q(pk=None)
-    for line in Line.objects.filter(Q(**ran_out) | inherited).select_related("group"):
-        tell_line(line)
+    tell_lines(Q(**ran_out) | inherited)
 
 
 def tell_lines(lines: Q) -> None:
     """Shows these lines to their users' devices, as far as any is online."""
-    online = Device.objects.filter(signed_out_at=None, online_until__gt=timezone.now()).values("user")
-    found = list(Line.objects.filter(lines, user__in=online).select_related("group"))
-    for start in range(0, len(found), MOST_TOLD):
-        hub.publish(*map(_line_said, found[start : start + MOST_TOLD]))
+    online = Device.objects.filter(signed_out_at=None, online_until__gt=times.now()).values("user")
+    found = Line.objects.filter(lines, user__in=online).select_related("group").order_by("pk")
+    told = list(found[:MOST_TOLD])
+    while told:
+        hub.publish(*map(_line_said, told))
+        told = list(found.filter(pk__gt=told[-1].pk)[:MOST_TOLD]) if len(told) == MOST_TOLD else []
 
 
 def sign_out(device: Device, why: str = "signed_out") -> list[Device]:
@@ -544,27 +621,32 @@ def end_sign_in(user: Key, session: str, why: str = "signed_out") -> list[Device
 
 
 def crowd_out(device: Device) -> None:
-    """Signs out this device to make room for another one of the user. If others share its sign-in, that stays: nobody
-    wanted their browser to be signed out, and the device may arrive again, as a new login. A sign-in without any device
-    is one that the user does not find in the list, so it ends."""
-    sharing = Device.objects.filter(session=device.session, signed_out_at=None).exclude(session="")
-    if sharing.exclude(pk=device.pk).exists():
-        sharing.filter(pk=device.pk).update(session="")
-    sign_out(device)
+    """Closes what is open of a device that was signed out to make room for another one of the user. If others share its
+    sign-in, that stays: nobody wanted their browser to be signed out, and the device may arrive again, as a new login.
+    A sign-in without any device is one that the user does not find in the list, so it ends."""
+    if device.session and not Device.objects.filter(session=device.session, signed_out_at=None).exists():
+        sessions.end(device.session)
+    Device.objects.filter(pk=device.pk).exclude(signed_out_at=None).update(session="")
+    _tell_gone(device.user_id, [device], "signed_out")
 
 
 def _sign_out(user: Key, which: Q, why: str, *, end_sessions: bool = True) -> list[Device]:
     mine = Device.objects.filter(user=user, signed_out_at=None)
-    now = timezone.now()
     with transaction.atomic(durable=True):
         Line.lock([user])  # a call placed at this moment sees the devices, and is found below, or does not
         ends = set(mine.filter(which).values_list("session", flat=True)) - {""} if end_sessions else set()
         gone = list(mine.filter(which | Q(session__in=ends)).order_by("pk").select_for_update(no_key=True))
-        mine.filter(pk__in=[device.pk for device in gone]).update(
-            signed_out_at=now, online_until=now, page=None, socket=None, push=None
-        )
+        presence.sign_out([device.pk for device in gone], times.now())
         for session in ends:
             sessions.end(session)
+    _tell_gone(user, gone, why)
+    if ends and mine.filter(session__in=ends).exists():  # arrived while the sign-in ended: none can any more
+        gone += _sign_out(user, Q(session__in=ends), why)
+    return gone
+
+
+def _tell_gone(user: Key, gone: list[Device], why: str) -> None:
+    """Closes the pages of devices that have been signed out, and takes them out of their calls."""
     for device in gone:
         tell_bye(device, why)
     if gone:
@@ -572,16 +654,6 @@ def _sign_out(user: Key, which: Q, why: str, *, end_sessions: bool = True) -> li
         for call_id in list(live.values_list("call", flat=True)):
             for device in gone:
                 perform(call_id, machine.SignedOut(str(user), device.pk, None))
-    if ends and mine.filter(session__in=ends).exists():  # arrived while the sign-in ended: none can any more
-        gone += _sign_out(user, Q(session__in=ends), why)
-    return gone
-
-
-def sign_out_deactivated(user: Key = None) -> None:
-    """Closes what is still open of accounts that were deactivated, whoever did it and however; or of this one."""
-    found = Device.objects.filter(signed_out_at=None, user__is_active=False)
-    for device in found if user is None else found.filter(user=user):
-        sign_out(device, "deactivated")
 
 
 def sign_out_ended(user: Key) -> None:
@@ -605,20 +677,43 @@ def ended_sign_ins(after: str, most: int) -> tuple[list[sessions.SignIn], str]:
     return sorted(sessions.ended(found), key=itemgetter(1)), found[-1][1] if len(found) == most else ""
 
 
-def due(now: dt.datetime, watching_since: dt.datetime, limit: int) -> tuple[list[Perform], list[Perform]]:
-    """What a clock has to give: to calls with a deadline that has passed, the longest overdue first, and to joined legs
-    whose device was not heard from.
+def sign_out_deactivated(user: Key = None) -> None:
+    """Closes what is still open of accounts that were deactivated, in whatever way; or of this one.
 
-    Nobody can be heard while no server runs: silence counts from `watching_since` at the earliest.
+    As many as a few seconds allow, in no particular order. Devices whose rows somebody holds take none of this time,
+    and only a few of them are waited for.
     """
+    ends, held = time.monotonic() + SIGN_OUT_S, 0
+    found = Device.objects.filter(signed_out_at=None, user__is_active=False)
+    for device in (found if user is None else found.filter(user=user)).order_by("?")[:MOST_SIGNED_OUT]:
+        began = time.monotonic()
+        if began > ends or held == MOST_HELD:
+            break
+        try:
+            sign_out(device, "deactivated")
+        except OperationalError as error:
+            held += 1
+            ends += time.monotonic() - began
+            log.warning("device %s of a deactivated account is not signed out yet: %s", device.pk, first_line(error))
+        except Exception:
+            log.exception("device %s of a deactivated account could not be signed out", device.pk)
+
+
+class Found(NamedTuple):
+    """What a clock found, and when by the database's clock: what to do about deadlines, and about silent devices."""
+
+    at: dt.datetime
+    due: list[Perform]
+    silent: list[Perform]
+
+
+def due(watch: Watch) -> Found:
+    """What a clock has to act on: calls with a deadline that has passed, and joined legs whose device is silent."""
     deadlines = conf.deadlines()
-    quiet = now - dt.timedelta(seconds=deadlines.device_silent)
-    gone = now - dt.timedelta(seconds=min(deadlines.caller_silent, deadlines.leg_lost))
-    calls, legs = models.due(now, limit, None if watching_since > quiet else quiet, gone)
-    silent = [
-        Perform(call, machine.Silent(user, device, max(seen, watching_since))) for call, user, device, seen in legs
-    ]
-    return [Perform(call, machine.Due()) for call in calls], silent
+    silence = Silence(deadlines.device_silent, deadlines.caller_silent, deadlines.leg_lost)
+    at, calls, legs = models.due(watch, silence)
+    silent = [Perform(call, machine.Silent(user, device, since)) for call, user, device, since in legs]
+    return Found(at, [Perform(call, machine.Due()) for call in calls], silent)
 
 
 def signal(call: machine.Call, seat: Seat, to: str, body: msgspec.Raw) -> None:

@@ -16,7 +16,6 @@ from django.shortcuts import redirect, render
 from django.template.loader import render_to_string
 from django.templatetags.static import static
 from django.urls import reverse
-from django.utils import timezone
 from django.utils.translation import get_language, gettext
 from django.views.decorators.cache import never_cache
 from django.views.decorators.csrf import ensure_csrf_cookie
@@ -24,8 +23,10 @@ from django.views.decorators.gzip import gzip_page
 from django.views.decorators.http import require_POST, require_safe
 from django.views.i18n import set_language
 
-from calls import conf, history, push, switchboard
+from calls import conf, history, switchboard
+from calls.after import push
 from calls.models import name_of
+from devices import times
 from devices.models import Device, Line
 from devices.sessions import stored_key
 
@@ -77,7 +78,7 @@ def people(request: HttpRequest) -> JsonResponse:
     if not request.user.is_authenticated:
         return JsonResponse({"error": "Sign in first."}, status=401)
     User = get_user_model()
-    online = Device.objects.filter(user=OuterRef("pk"), signed_out_at=None, online_until__gt=timezone.now())
+    online = Device.objects.filter(user=OuterRef("pk"), signed_out_at=None, online_until__gt=times.now())
     others = User._default_manager.filter(is_active=True).exclude(pk=request.user.pk).annotate(online=Exists(online))
     for word in request.GET.get("q", "")[:150].replace("\0", "").split():
         others = others.filter(

@@ -19,16 +19,18 @@ from django.shortcuts import render
 from django.views.decorators.http import require_safe
 
 from calls import aggregates, pool
+from calls.logs import Trouble
 from devices import sessions
 
 log = logging.getLogger(__name__)
+uncounted = Trouble(log, "the wallboard cannot be counted")
 
 PERMISSION = "calls.view_call"
 EVERY_S = 1.0
 ONLINE_S = 5.0  # between two counts of devices
 PLOT_S = {"hour": 10.0, "day": 60.0, "week": 300.0}  # between two counts for the figures and plots of a time
 LOOK_S = 30.0  # between two looks whether the viewer still may
-MAY_NOT, SIGNED_OUT = 4403, 4401
+MAY_NOT, SIGNED_OUT, RESTART = 4403, 4401, 1012
 
 
 def may_watch(user: Any) -> bool:
@@ -76,7 +78,7 @@ class Board:
             try:
                 frames = await pool.run(self.count)
             except Exception as error:
-                log.warning("the wallboard could not be counted: %s", type(error).__name__)
+                uncounted.met(error)
                 frames = [msgspec.json.encode({"t": "trouble"})]
             for watcher in list(self.watchers):
                 for frame in frames:
@@ -115,7 +117,11 @@ class Wallboard(AsyncConsumer):
         await receive()  # websocket.connect
         await send({"type": "websocket.accept"})
         self.session = sessions.of_headers(scope["headers"])
-        refused = await pool.run(_refused, self.session) if self.session else SIGNED_OUT
+        try:
+            refused = await pool.run(_refused, self.session) if self.session else SIGNED_OUT
+        except pool.AWAY as error:
+            uncounted.met(error)
+            refused = RESTART
         if refused:
             await send({"type": "websocket.close", "code": refused})
             return

@@ -12,12 +12,14 @@ from typing import Any, NamedTuple
 import msgspec
 from django.contrib.auth import get_user_model
 from django.db import connection, transaction
-from django.utils import timezone
+from django.db.models import Count, Q
 
-from devices import prepared, sessions
-from devices.models import Device
+from devices import prepared, sessions, times
+from devices.models import Device, Line
 
 MAX_DEVICES = 100  # signed-in devices of one user; one more signs out the one unheard of for longest
+MAX_LOGINS = 100  # of one user in an hour, before a new device is refused: each new device is a row
+HOUR = dt.timedelta(hours=1)
 
 
 class NotYours(Exception):
@@ -46,9 +48,13 @@ class Hello(NamedTuple):
     address: str | None = None
 
 
+class TooMany(Exception):
+    """The user has made as many devices in the last hour as are allowed."""
+
+
 class Arrival(NamedTuple):
-    """A device that has said hello. `replaced` is the socket that held it until now, `crowded_out` a device that has to
-    be signed out to make room for a new one."""
+    """A device that has said hello. `replaced` is the socket that held it until now, `crowded_out` a device that was
+    signed out to make room: whoever calls has to tell its page and its calls."""
 
     user: Any
     device: Device
@@ -59,9 +65,10 @@ class Arrival(NamedTuple):
 def arrive(user_key: str, hello: Hello, stays_s: float) -> Arrival:
     """The socket takes the device, for `stays_s` seconds unless it is heard from again.
 
-    A new device, or a known one under a new sign-in, is a login; a reconnect is not. Raises NotYours, InUse, SignedOut.
+    A new device, or a known one under a new sign-in, is a login; a reconnect is not. Raises NotYours, InUse, SignedOut,
+    TooMany.
     """
-    now = timezone.now()
+    now = times.now()
     until = now + dt.timedelta(seconds=stays_s)
     with transaction.atomic(durable=True):
         known = None
@@ -78,14 +85,18 @@ def arrive(user_key: str, hello: Hello, stays_s: float) -> Arrival:
             raise SignedOut
         del user.password  # else its hash would be in memory as long as the socket is open
         if known is None:
-            crowded_out = _make_room(user_key)
+            crowded_out = _make_room(user.pk, now, new=True)
             fresh = Device(user_id=user.pk, name=hello.name, kind=hello.kind, session=hello.session, logged_in_at=now)
             take(fresh, hello, now, until)
             fresh.save(force_insert=True)
             return Arrival(user, fresh, crowded_out=crowded_out)
+        was_signed_out = known.signed_out_at is not None
         replaced = take(known, hello, now, until)
+        # A device that was signed out needs room again. Its row is locked before the line here, and after it elsewhere;
+        # but whoever holds the line locks no device that is signed out, so they cannot wait for each other.
+        crowded_out = _make_room(user.pk, now, new=False) if was_signed_out else None
         known.save(update_fields=TAKEN)
-        return Arrival(user, known, replaced)
+        return Arrival(user, known, replaced, crowded_out)
 
 
 # What an arrival changes of a device.
@@ -189,7 +200,13 @@ def _noting() -> str:
 def leave(device_id: uuid.UUID, socket: uuid.UUID) -> None:
     """The socket is gone. A newer socket of the device is left alone."""
     mine = Device.objects.filter(pk=device_id, socket=socket)
-    mine.update(page=None, socket=None, online_until=timezone.now())
+    mine.update(page=None, socket=None, online_until=times.now())
+
+
+def sign_out(devices: Collection[uuid.UUID], now: dt.datetime) -> None:
+    """The devices are signed out, as far as they were not before. Their pages are not told."""
+    signed_in = Device.objects.filter(pk__in=devices, signed_out_at=None)
+    signed_in.update(signed_out_at=now, online_until=now, page=None, socket=None, push=None)
 
 
 async def leave_together(ask: prepared.Ask, sockets: Mapping[str, str]) -> set[str]:
@@ -219,20 +236,19 @@ def beat(sockets: Mapping[str, str], stays_s: float) -> set[str]:
     theirs. Waits for nobody: a row that others hold is passed by, and its next beat will do."""
     if not sockets:
         return set()
-    now = timezone.now()
-    until = now + dt.timedelta(seconds=stays_s)
     if connection.vendor == "postgresql":
-        return strangers(sockets, prepared.ask(*beating(sockets, now, until)))
+        return strangers(sockets, prepared.ask(*beating(sockets, stays_s)))
+    now = times.now()
+    until = now + dt.timedelta(seconds=stays_s)
     mine = Device.objects.filter(pk__in=sockets, socket__in=sockets.values(), signed_out_at=None)
     if mine.update(last_seen_at=now, online_until=until) == len(sockets):
         return set()
     return set(sockets.values()) - {str(socket) for socket in mine.values_list("socket", flat=True)}
 
 
-def beating(sockets: Mapping[str, str], now: dt.datetime, until: dt.datetime) -> prepared.Statement:
-    """The same as a prepared statement; `strangers` reads its answer."""
-    ids, given = prepared.array(sockets), prepared.array(sockets.values())
-    return BEAT, ids, given, now.isoformat().encode(), until.isoformat().encode()
+def beating(sockets: Mapping[str, str], stays_s: float) -> prepared.Statement:
+    """The same as a prepared statement, which takes the time from the database; `strangers` reads its answer."""
+    return BEAT, prepared.array(sockets), prepared.array(sockets.values()), str(stays_s).encode()
 
 
 def strangers(sockets: Mapping[str, str], theirs: bytes) -> set[str]:
@@ -248,7 +264,8 @@ BEAT = """
         WHERE id = ANY($1::uuid[]) AND socket = ANY($2::uuid[]) AND signed_out_at IS NULL
         FOR NO KEY UPDATE SKIP LOCKED
     ), heard AS (
-        UPDATE devices_device SET last_seen_at = $3::timestamptz, online_until = $4::timestamptz
+        UPDATE devices_device
+        SET last_seen_at = clock_timestamp(), online_until = clock_timestamp() + make_interval(secs => $3::float8)
         FROM free WHERE devices_device.id = free.id
         RETURNING 1
     )
@@ -259,6 +276,20 @@ BEAT = """
 """
 
 
-def _make_room(user_id: Any) -> Device | None:
-    signed_in = Device.objects.filter(user_id=user_id, signed_out_at=None)
-    return signed_in.order_by("online_until").first() if signed_in.count() >= MAX_DEVICES else None
+def _make_room(user_id: Any, now: dt.datetime, *, new: bool) -> Device | None:
+    """Makes room for one more signed-in device: returns the device that was signed out for it, if any.
+
+    Runs under the lock of the user's line: else those that come at once would each find the same room.
+    """
+    Line.make([user_id])
+    Line.lock([user_id])
+    theirs = Device.objects.filter(user_id=user_id)
+    signed_in = Q(signed_out_at=None)
+    lately = Q(logged_in_at__gt=now - HOUR)
+    found = theirs.aggregate(signed_in=Count("pk", filter=signed_in), logins=Count("pk", filter=lately))
+    if new and found["logins"] >= MAX_LOGINS:
+        raise TooMany
+    longest = theirs.filter(signed_in).order_by("online_until").first() if found["signed_in"] >= MAX_DEVICES else None
+    if longest is not None:
+        sign_out([longest.pk], now)
+    return longest

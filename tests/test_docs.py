@@ -250,3 +250,13 @@ def test_the_commands_and_settings_that_documents_name_exist():
             )
         for name in re.findall(r"^[ `]*([A-Z][A-Z0-9_]+)=\S*$", code, re.MULTILINE):
             assert name in settings, f"{document.name}: {name}"
+
+
+def test_the_pictures_that_are_kept_are_those_that_documents_show():
+    shown = {name for document in DOCUMENTS for name in re.findall(r"screens/([\w-]+\.png)\)", document.read_text())}
+    assert shown == {picture.name for picture in (ROOT / "docs" / "screens").glob("*.png")}
+
+
+def test_each_race_of_the_document_is_a_heading_of_the_race_tests():
+    headings = re.findall(r"^# --- (.+?) -+$", (ROOT / "tests" / "test_races.py").read_text(), re.MULTILINE)
+    assert [row[0] for row in rows(section((ROOT / "docs" / "races.md").read_text(), "Races"))] == headings

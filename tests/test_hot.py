@@ -16,7 +16,7 @@ from django.utils import timezone
 
 from calls import facts, hot, machine, models
 from calls.machine import Answer, Hangup, Invite, Media, Seat
-from calls.models import Call, Change, Entry, Leg, SpentInvite
+from calls.models import Call, Change, Entry, Hearing, Leg, SpentInvite
 from devices import prepared
 from devices.models import Device, Line, LineGroup
 
@@ -137,7 +137,7 @@ def test_both_gather_the_same(story, seats, people, upto):
     found = []
     for way in (gather, facts._by_orm):
         with transaction.atomic():
-            found.append(way(wanted, now=now, until=now + dt.timedelta(seconds=35)))
+            found.append(way(wanted, stays_s=35))
         seen = Device.objects.get(pk=alice.device)
         assert (seen.online_until - now).total_seconds() == pytest.approx(35, abs=5)
         assert Device.objects.get(pk=bob.device).last_seen_at == NOW
@@ -201,17 +201,46 @@ def test_both_find_the_same_due(story, seats, online, monkeypatch):
         store(story[:2])
     call = story[0].after.id
     Leg.objects.filter(dir="in").update(online=online)
-    hour = dt.timedelta(hours=1)
-    limits = [(NOW - hour, 10, NOW - hour, NOW - hour), (NOW + 9 * hour, 10, NOW + hour, NOW - hour)]
-    limits += [(NOW + 9 * hour, 0, NOW + hour, NOW + hour), (NOW + 9 * hour, 10, None, NOW + hour)]
+    long, never = 10 * 365 * 86_400, dt.datetime(2000, 1, 1, tzinfo=dt.UTC)
+    soon, shown, gone, not_yet = (0, 0, 0), (0, 0, long), (long, long, 0), (long, long, long)
+    looks = [(10, True, never, silence) for silence in (soon, shown, gone, not_yet)]
+    looks += [(1, True, never, soon), (10, False, None, (1, 1, 1)), (10, False, timezone.now(), (1, 1, 1))]
     found = {}
     for vendor in ("postgresql", "the ORM"):
+        Hearing.objects.update_or_create(pk=1, defaults={"since": never, "until": timezone.now()})
         monkeypatch.setattr(connection, "vendor", vendor)
-        found[vendor] = [(calls, sorted(legs)) for calls, legs in (models.due(*each) for each in limits)]
+        seen = [
+            models.due(hot.Watch(limit, 60, marks, since), hot.Silence(*silence))
+            for limit, marks, since, silence in looks
+        ]
         monkeypatch.undo()
+        assert all(abs((timezone.now() - at).total_seconds()) < 5 for at, _, _ in seen)
+        found[vendor] = [(calls, len(legs) if n == 4 else sorted(legs)) for n, (_, calls, legs) in enumerate(seen)]
     alice, bob = ((call, seat.key, seat.device, NOW) for seat in seats)
     some, both = ([alice, bob] if online else [alice]), [alice, bob]
-    assert found["postgresql"] == found["the ORM"] == [([], []), ([call], some), ([], both), ([call], [])]
+    assert found["postgresql"] == found["the ORM"]
+    assert [calls for calls, _ in found["postgresql"]] == [[call]] * 7
+    assert [legs for _, legs in found["postgresql"]] == [both, some, both, [], 1, [], []]
+
+
+@on_postgresql
+@pytest.mark.parametrize("marks", [True, False])
+@pytest.mark.parametrize("ago_s", [None, 1, 100])
+def test_both_leave_the_same_mark(people, ago_s, marks, monkeypatch):
+    left = {}
+    for vendor in ("postgresql", "the ORM"):
+        Hearing.objects.all().delete()
+        now = timezone.now()
+        long_ago = now - dt.timedelta(days=1)
+        if ago_s is not None:
+            Hearing.objects.create(since=long_ago, until=now - dt.timedelta(seconds=ago_s))
+        monkeypatch.setattr(connection, "vendor", vendor)
+        models.due(hot.Watch(1, 5, marks, None), hot.Silence(1, 1, 1))
+        monkeypatch.undo()
+        row = Hearing.objects.first()
+        left[vendor] = row and (row.since == long_ago, abs(row.until - now) < dt.timedelta(seconds=0.5))
+    unmarked = None if ago_s is None else (True, False)
+    assert left["postgresql"] == left["the ORM"] == ((ago_s == 1, True) if marks else unmarked)
 
 
 @on_postgresql
@@ -236,10 +265,10 @@ def test_a_call_is_read_again_only_if_it_is_not_what_it_was_known_to_be(story):
     placed, now = story[0].after, story[1].after
     seen = msgspec.structs.replace(now, note="seen")  # which the row does not say: so it was not read
     for known, found in ((seen, seen), (placed, now)):
-        assert gather(wanted_of(now.id, {now.id: known}), now=NOW, until=NOW).calls == [found]
-    assert gather(wanted_of(placed.id, {}), now=NOW, until=NOW).calls == [now]
+        assert gather(wanted_of(now.id, {now.id: known}), stays_s=35).calls == [found]
+    assert gather(wanted_of(placed.id, {}), stays_s=35).calls == [now]
     unknown = msgspec.structs.replace(now, id=uuid.uuid4())
-    assert gather(wanted_of(unknown.id, {unknown.id: unknown}), now=NOW, until=NOW).calls == []
+    assert gather(wanted_of(unknown.id, {unknown.id: unknown}), stays_s=35).calls == []
 
 
 @on_postgresql
@@ -247,7 +276,7 @@ def test_nothing_asked_is_no_error():
     with transaction.atomic():
         assert hot.lock([]) == []
         nothing = hot.Wanted(set(), set(), set(), set(), set(), set(), {}, {})
-        assert gather(nothing, now=NOW, until=NOW) == hot.World()
+        assert gather(nothing, stays_s=35) == hot.World()
     assert catch_up([], [], {}) == ([], set())
 
 

@@ -6,7 +6,8 @@ import pytest
 from msgspec.structs import replace
 
 from calls import machine
-from calls.machine import Refused, decide, leg_of, view
+from calls.machine import Refused, decide, leg_of
+from calls.view import view
 from tests import walk
 from tests.walk import ALICE, BOB, DESK, LAPTOP, PHONE, RELOADED, RUN_OUT, SECOND, STRANGER, T0
 
@@ -114,7 +115,7 @@ def test_an_answer_in_the_grace_wins_and_later_it_is_too_late(ringing):
     in_grace = RUN_OUT - SECOND
     assert decide(ringing, machine.Due(), in_grace) is ringing
     assert decide(ringing, machine.Answer(PHONE), in_grace).state == "active"
-    assert view(ringing, BOB, PHONE.device, in_grace)["me"]["ring_ms"] == 0
+    assert view(ringing, BOB, PHONE.device, in_grace).me.ring_ms == 0
     missed = decide(ringing, machine.Due(), RUN_OUT)
     assert (missed.reason, leg_of(missed, BOB).state) == ("unreachable", "unreachable")
 
@@ -170,9 +171,41 @@ def test_move_takes_the_call_to_another_device_and_the_old_one_cannot_hang_up(ac
     )
 
 
+def muted(call, times, now=T0):
+    """The microphone is switched so often, at this moment."""
+    for _ in range(times):
+        call = decide(call, machine.Media(PHONE, not leg_of(call, BOB).mic, True), now)
+    return call
+
+
+def test_a_leg_is_changed_sixty_times_at_once_and_then_once_a_second(active):
+    spent = muted(active, 60)
+    assert refusal(spent, machine.Media(PHONE, False, True)) == ("rate_limited", {"retry_ms": 1000})
+    assert refusal(spent, machine.Move(DESK)) == ("rate_limited", {"retry_ms": 1000})
+    assert refusal(spent, machine.Move(DESK), T0 + dt.timedelta(milliseconds=700))[1] == {"retry_ms": 300}
+    moved = decide(spent, machine.Move(DESK), T0 + SECOND)
+    assert refusal(moved, machine.Move(PHONE), T0 + SECOND)[0] == "rate_limited"
+    for after in range(2, 100):  # one a second, for as long as anybody wants
+        moved = decide(moved, machine.Move(PHONE if after % 2 == 0 else DESK), T0 + after * SECOND)
+    assert refusal(muted(spent, 30, T0 + 30 * SECOND), machine.Move(DESK), T0 + 30 * SECOND)[0] == "rate_limited"
+    assert muted(spent, 60, T0 + 3600 * SECOND).v == spent.v + 60, "an allowance does not grow beyond what it was"
+    assert refusal(muted(spent, 60, T0 + 3600 * SECOND), machine.Move(DESK), T0 + 3600 * SECOND)[0] == "rate_limited"
+
+
+def test_a_spent_allowance_refuses_no_repeat_nobody_else_and_no_end(active):
+    spent = muted(active, 60)
+    assert decide(spent, machine.Media(PHONE, leg_of(spent, BOB).mic, True), T0) is spent
+    assert decide(spent, machine.Move(PHONE), T0) is spent
+    assert decide(spent, machine.Media(LAPTOP, False, False), T0).v == spent.v + 1
+    assert decide(spent, machine.Move(RELOADED), T0).v == spent.v + 1
+    assert decide(spent, machine.Silent(BOB, PHONE.device, T0 - 12 * SECOND), T0).v == spent.v + 1
+    for command in (machine.Hangup(PHONE), machine.End(PHONE), machine.EndByOperator("operator")):
+        assert decide(spent, command, T0).state == "ended"
+
+
 def test_with_multi_device_off_the_other_devices_are_told_nothing():
     one = decide(None, walk.invite(multi=False), T0)
-    assert view(one, BOB, PHONE.device, T0)["me"]["state"] == "ringing"
+    assert view(one, BOB, PHONE.device, T0).me.state == "ringing"
     assert view(one, BOB, DESK.device, T0) is None
     assert refusal(one, machine.Answer(DESK))[0] == "not_found"
     assert view(decide(one, machine.Answer(PHONE), T0), BOB, DESK.device, T0) is None
@@ -181,7 +214,7 @@ def test_with_multi_device_off_the_other_devices_are_told_nothing():
 def test_a_ring_moves_when_its_only_device_is_signed_out():
     one = decide(None, walk.invite(multi=False), T0)
     moved = decide(one, machine.SignedOut(BOB, PHONE.device, DESK.device), T0)
-    assert view(moved, BOB, DESK.device, T0)["me"]["state"] == "ringing"
+    assert view(moved, BOB, DESK.device, T0).me.state == "ringing"
     assert decide(one, machine.SignedOut(BOB, PHONE.device, None), T0).reason == "unreachable"
     assert decide(one, machine.SignedOut(BOB, DESK.device, PHONE.device), T0) is one
 
@@ -262,7 +295,7 @@ def test_what_the_view_offers_is_exactly_what_is_allowed(steps):
         shown = by and view(before, by.key, by.device, T0, by.page)
         if not shown:
             continue
-        if word in shown["me"]["can"]:
+        if word in shown.me.can:
             assert refused is None, (word, shown)
         elif refused is None:
             assert decide(before, command, T0) is before, "what is not offered may at most be a repeat"

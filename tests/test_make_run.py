@@ -1,6 +1,7 @@
 """`make run`, as a person or a supervisor starts and stops it."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,6 +24,64 @@ def serves(port: int) -> bool:
     with suppress(URLError, ConnectionError), urlopen(f"http://127.0.0.1:{port}/healthz", timeout=5) as answer:
         return bool(answer.status == 200)
     return False
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A copy of this checkout in which nothing has been run yet. The packages of the running test serve it."""
+    copy = tmp_path / "checkout"
+    made = shutil.ignore_patterns(".git", ".venv", ".env", "var", "__pycache__", ".*_cache", ".hypothesis", "screens")
+    shutil.copytree(ROOT, copy, ignore=made)
+    (copy / ".venv").mkdir()
+    (copy / ".venv" / "installed").touch()
+    return copy
+
+
+def test_commands_after_make_run_find_its_settings(checkout: Path) -> None:
+    own = ("DATABASE_URL", "REDIS_URL", "ENV_FILE", "SECRET_KEY", "DEBUG", "MAKEFLAGS", "ALLOWED_HOSTS")
+    environment = {name: value for name, value in os.environ.items() if name not in own}
+    environment |= {"PORT": str(free_port()), "DJANGO_SETTINGS_MODULE": "callplatform.settings"}
+    command = ["make", "--old-file", ".venv/installed", "run", f"PY={sys.executable}"]
+    quiet = subprocess.DEVNULL
+    with subprocess.Popen(command, cwd=checkout, env=environment, stdout=quiet, start_new_session=True) as made:
+        try:
+            until = time.monotonic() + PATIENCE_S
+            while not serves(int(environment["PORT"])):
+                assert made.poll() is None, "make run has ended"
+                assert time.monotonic() < until, "it does not serve"
+                time.sleep(0.1)
+            line = [sys.executable, "manage.py", "line", "bob"]
+            shown = subprocess.run(line, cwd=checkout, env=environment, capture_output=True, text=True, check=False)
+            assert shown.returncode == 0, shown.stderr
+            assert "bob" in shown.stdout
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(made.pid, signal.SIGKILL)
+
+
+def test_a_production_start_without_static_files_says_what_to_run(checkout: Path) -> None:
+    environment = os.environ | {
+        "DEBUG": "off",
+        "SECRET_KEY": "a-long-random-text-of-your-own-0123456789-abcdefghij",
+        "ALLOWED_HOSTS": "calls.example.com",
+        "DATABASE_URL": f"sqlite:///{checkout}/calls.sqlite3",
+        "REDIS_URL": "",
+        "PORT": "0",
+        "ENV_FILE": os.devnull,
+        "DJANGO_SETTINGS_MODULE": "callplatform.settings",
+    }
+
+    def manage(*command: str) -> subprocess.CompletedProcess[str]:
+        arguments = [sys.executable, "manage.py", *command]
+        return subprocess.run(
+            arguments, cwd=checkout, env=environment, capture_output=True, text=True, check=False, timeout=PATIENCE_S
+        )
+
+    assert manage("migrate", "--noinput").returncode == 0
+    started = manage("serve")
+    assert started.returncode == 1
+    assert "Run: manage.py collectstatic" in started.stderr
+    assert "Traceback" not in started.stderr
 
 
 def test_whoever_ends_make_run_ends_the_server(tmp_path: Path) -> None:

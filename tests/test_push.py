@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, utils
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from django.test import Client
 
-from calls import push
+from calls.after import push
 from devices.models import Device
 
 pytestmark = pytest.mark.django_db(transaction=True)

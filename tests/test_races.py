@@ -1,6 +1,6 @@
 """Every race that a call of two can meet, in both orders, each order forced with real locks on PostgreSQL.
 
-The headings are the rows of the design's table of races. In `in_order(first, second)` the first holds its lock and has
+The headings are the rows of docs/races.md. In `in_order(first, second)` the first holds its lock and has
 written everything but its entry when the second arrives, so the second meets exactly the moment between lock and
 commit. Where a row of the table has no lock to meet, the test's name says that the order cannot matter. The marks name
 the one lock without which a test fails; benchmarks/deleted_lock.py deletes each of them and looks.
@@ -24,11 +24,14 @@ from django.utils import timezone
 
 from calls import machine, models, switchboard
 from calls.clock import Clock
+from calls.hot import Watch
+from calls.view import view
 from devices import prepared, presence
 from devices.models import Device, Line
 from tests.race_kit import (
     Contestant,
     Handset,
+    Hold,
     Story,
     Work,
     at_once,
@@ -48,6 +51,7 @@ from tests.race_kit import (
     talk,
     ticking,
     value_of,
+    watching,
 )
 
 pytestmark = [
@@ -435,7 +439,7 @@ def test_an_id_that_strangers_used_at_the_same_time_belongs_to_the_first(alice, 
     placed, other = in_order(alice.invites(phone.user, call=call), carol.invites(people["dave"], call=call))
     assert (refusal(placed), refusal(other)) == (None, ("conflict", {}))
     assert story(call).legs == {"alice": "joined", "bob": "ringing"}
-    assert machine.view(other.call, carol.key, carol.id, timezone.now()) is None, "the other one is shown nothing"
+    assert view(other.call, carol.key, carol.id, timezone.now()) is None, "the other one is shown nothing"
 
 
 # --- glare ------------------------------------------------------------------------------------------------------------
@@ -764,8 +768,7 @@ def test_an_answer_before_the_clock_acts_on_a_silent_caller_gives_her_the_time_o
 def test_a_device_that_returns_before_the_clock_acts_on_its_silence_has_missed_nothing(alice, phone, joined):
     call = talk(alice, phone) if joined else ring(alice, phone.user)
     alice.fall_silent(3600)
-    now = timezone.now()
-    [(found, silent, *_)] = switchboard.due(now, now - dt.timedelta(days=1), 0)[1]
+    [(found, silent, *_)] = switchboard.due(Watch(1, 5, False, watching().began)).silent
     alice.returns()
     switchboard.perform(found, silent)
     assert found == call and leg_of(call, alice).online and story(call)[0] != "ended"
@@ -847,8 +850,7 @@ def test_a_move_after_the_old_device_was_lost_finds_an_ended_call(alice, phone, 
 def test_a_move_before_the_old_device_is_lost_saves_the_call(alice, phone, laptop):
     call = talk(alice, phone)
     phone.fall_silent(46)
-    now = timezone.now()
-    [(_, silent, *_)] = switchboard.due(now, now - dt.timedelta(days=1), 0)[1]
+    [(_, silent, *_)] = switchboard.due(Watch(1, 5, False, watching().began)).silent
     clock = commanding(call, silent)  # it has found the leg, and waits
     moved, _ = in_order(laptop.moves(call), clock)
     assert refusal(moved) is None
@@ -964,6 +966,16 @@ def test_a_heartbeat_of_an_older_socket_waits_for_nobody_and_does_not_keep_the_d
     assert phone.row.socket == newer
     assert beat(older) == {str(older)}, "then it is told that the device is not its own any more"
     assert beat(newer) == set()
+
+
+@line_lock
+def test_of_two_new_devices_that_arrive_at_once_each_signs_out_another(people, phone, laptop, monkeypatch):
+    monkeypatch.setattr(presence, "MAX_DEVICES", 2)
+    held_at_commit = Hold("SELECT 1 FROM auth_user WHERE id = %s FOR UPDATE", (people["bob"].pk,))
+    first, second = in_order(arriving(phone, new=True), arriving(laptop, new=True), hold=held_at_commit)
+    assert {first.crowded_out.pk, second.crowded_out.pk} == {phone.id, laptop.id}
+    signed_in = Device.objects.filter(user=people["bob"], signed_out_at=None)
+    assert {device.pk for device in signed_in} == {first.device.pk, second.device.pk}
 
 
 # --- move x hangup on the old device ----------------------------------------------------------------------------------

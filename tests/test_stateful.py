@@ -29,8 +29,7 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
-from calls import conf, machine, models, pool, switchboard
-from calls.clock import Clock
+from calls import conf, machine, models, pool, refusals, switchboard
 from calls.consumers import SignalingConsumer
 from calls.hub import hub
 from devices import presence
@@ -645,6 +644,7 @@ class Story(RuleBasedStateMachine):
     def _change_carols_account(self, active: bool) -> None:
         carol = self.users["carol"]
         get_user_model()._default_manager.filter(pk=carol.pk).update(is_active=active)
+        self._work(switchboard.sign_out_deactivated)
         self._work(self._tick)
         if not active:
             assert not models.Leg.objects.filter(user=carol, state__in=machine.LIVE).exists(), "its legs leave"
@@ -698,7 +698,7 @@ class Story(RuleBasedStateMachine):
     def _age(self, by: dt.timedelta) -> None:
         for model, columns in {
             models.Call: ["placed_at", "answered_at", "ended_at", "due_at"],
-            models.Leg: ["ring_until"],
+            models.Leg: ["ring_until", "spent_until"],
             models.Entry: ["at"],
             models.SpentInvite: ["at"],
             Device: ["logged_in_at", "last_seen_at", "online_until", "signed_out_at"],
@@ -714,9 +714,8 @@ class Story(RuleBasedStateMachine):
 
     @staticmethod
     def _tick() -> None:
-        clock = Clock()
-        clock.watching_since -= dt.timedelta(days=1)
-        clock.tick()
+        race_kit.watching().tick()
+        refusals.write()
 
     def _check_deadlines(self) -> None:
         """Nothing that is due is left after a tick."""

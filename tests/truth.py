@@ -4,9 +4,11 @@ import json
 import uuid
 from typing import Any
 
+import msgspec
 from django.utils import timezone
 
 from calls import machine
+from calls.view import view
 from tests.pages import Page
 
 
@@ -14,15 +16,15 @@ def check_knowledge(key: str, page: Page, calls: list[machine.Call]) -> None:
     """The user's page knows every live call, none that it may not see, and each as `calls` (all there are) say."""
     assert page.device is not None
     place = uuid.UUID(page.device), timezone.now(), uuid.UUID(page.page)
-    truth = {str(call.id): view for call in calls if (view := machine.view(call, key, *place))}
-    expected = {id: view for id, view in truth.items() if view["state"] != "ended" or id in page.calls}
+    truth = {seen.id: msgspec.to_builtins(seen) for call in calls if (seen := view(call, key, *place))}
+    expected = {id: seen for id, seen in truth.items() if seen["state"] != "ended" or id in page.calls}
     assert set(page.calls) == set(expected), f"{page.user}'s {page.name} knows of other calls than it should"
-    for id, view in expected.items():
-        assert timeless(page.calls[id]) == timeless(view), f"{page.user}'s {page.name} is behind"
+    for id, seen in expected.items():
+        assert timeless(page.calls[id]) == timeless(seen), f"{page.user}'s {page.name} is behind"
 
 
-def timeless(view: dict[str, Any]) -> dict[str, Any]:
+def timeless(seen: dict[str, Any]) -> dict[str, Any]:
     """A view without what the passing of time alone changes."""
-    plain: dict[str, Any] = json.loads(json.dumps(view))
+    plain: dict[str, Any] = json.loads(json.dumps(seen))
     del plain["secs"], plain["me"]["ring_ms"]
     return plain

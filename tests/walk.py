@@ -14,6 +14,7 @@ from msgspec.structs import replace
 
 from calls import machine
 from calls.machine import Call, Callee, Command, Invite, Refused, Seat
+from calls.view import view
 
 T0 = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 SECOND = dt.timedelta(seconds=1)
@@ -83,7 +84,7 @@ def ask(call: Call, command: Command, now: dt.datetime) -> Step:
 
 def shape(call: Call) -> Call:
     """The state without what only counts up."""
-    legs = tuple(replace(leg, epoch=min(leg.epoch, 1)) for leg in call.legs)
+    legs = tuple(replace(leg, epoch=min(leg.epoch, 1), spent_until=None) for leg in call.legs)
     return replace(call, v=0, ended_at=None, legs=legs)
 
 
@@ -117,18 +118,18 @@ PLACES = {
 
 
 def place(call: Call, by: Seat) -> str:
-    view = machine.view(call, by.key, by.device, T0, by.page)
-    if view is None:
+    seen = view(call, by.key, by.device, T0, by.page)
+    if seen is None:
         return "not mine"
-    if view["state"] == "ended":
+    if seen.state == "ended":
         return "ended"
-    if view["me"]["state"] == "ringing":
+    if seen.me.state == "ringing":
         return "my leg rings"
-    if not view["me"]["here"]:
+    if not seen.me.here:
         return "I talk elsewhere"
-    if "hangup" in view["me"]["can"] and "move" in view["me"]["can"]:
+    if "hangup" in seen.me.can and "move" in seen.me.can:
         return "I reloaded"
-    return "I wait" if view["state"] == "ringing" else "I talk"
+    return "I wait" if seen.state == "ringing" else "I talk"
 
 
 def said(step: Step) -> str:

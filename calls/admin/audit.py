@@ -11,10 +11,15 @@ from django.http import HttpRequest
 from django.utils import timezone
 from django.utils.html import format_html_join
 from django.utils.safestring import SafeString
+from django.utils.text import Truncator
 from import_export import resources
 from import_export.fields import Field
 
 from calls.admin.base import MAX_PEOPLE, Exported, PanelAdmin, people_named
+
+UNTOLD = ("password", "favourites")  # that they changed is told, and not from what to what
+MAX_VALUE = 200  # characters of a value that are shown
+MAX_OBJECTS = 20  # of many that were added or removed, that are named
 
 admin.site.unregister(LogEntry)
 
@@ -120,11 +125,18 @@ def changes_of(entry: LogEntry) -> list[tuple[str, str]]:
     for field, change in (entry.changes or {}).items():
         if isinstance(change, dict):  # of many: a role's permissions, an account's roles
             verb = "added" if change.get("operation") == "add" else "removed"
-            found.append((field.replace("_", " "), f"{verb} {', '.join(change.get('objects', ()))}"))
+            objects = change.get("objects", ())
+            named = ", ".join(str(each) for each in objects[:MAX_OBJECTS])
+            more = f" and {len(objects) - MAX_OBJECTS:,} more" if len(objects) > MAX_OBJECTS else ""
+            found.append((field.replace("_", " "), f"{verb} {named}{more}"))
         else:
-            if field == "password":
+            if field in UNTOLD:
                 found.append((field, "changed"))
                 continue
-            before, after = ("empty" if value in (None, "None", "") else value for value in change)
+            before, after = (_shown(value) for value in change)
             found.append((field.replace("_", " "), f"{before} → {after}"))
     return found
+
+
+def _shown(value: Any) -> str:
+    return "empty" if value in (None, "None", "") else Truncator(value).chars(MAX_VALUE)

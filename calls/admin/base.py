@@ -8,6 +8,7 @@ from typing import Any
 from django import forms
 from django.contrib import admin, messages
 from django.contrib.admin import helpers
+from django.contrib.admin.exceptions import DisallowedModelAdminLookup
 from django.contrib.admin.options import IncorrectLookupParameters
 from django.contrib.admin.views.main import ChangeList
 from django.contrib.auth import get_user_model
@@ -53,7 +54,24 @@ class BoundedPaginator(Paginator):
 
 
 class PanelList(ChangeList):
-    """What fits on one page is looked for once, and not once to be counted and once to be shown."""
+    """A list that can be narrowed by its own filters and its search box only, and looks for one page of rows once.
+
+    Django's list accepts a lookup of any column of the model. Each answer (rows, or no rows) then tells something about
+    a column that no page shows: `?session_key__regex=^[0-9a-h]` finds a session's key letter by letter.
+    """
+
+    model_admin: "PanelAdmin"
+
+    def get_filters(self, request: HttpRequest) -> Any:
+        """The filters that the request asks for. Raises IncorrectLookupParameters for a parameter of no filter."""
+        try:
+            found = super().get_filters(request)
+        except DisallowedModelAdminLookup as error:
+            raise IncorrectLookupParameters from error
+        # Each filter takes its own parameters out. Django would put the rest to the database as it stands.
+        if set(found[2]) - set(self.model_admin.linked_by):
+            raise IncorrectLookupParameters
+        return found
 
     def get_queryset(self, request: HttpRequest, *args: Any, **kwargs: Any) -> QuerySet[Any]:
         if any("\0" in value for values in self.filter_params.values() for value in values):
@@ -106,8 +124,9 @@ def are_too_many(request: HttpRequest, rows: QuerySet[Any]) -> bool:
 
 
 class PanelAdmin(admin.ModelAdmin):
-    """A list of any length."""
+    """A list of any length. Every model of the panel is shown by one of these, those of other packages too."""
 
+    linked_by: tuple[str, ...] = ()  # lookups that links of other pages use, beside those of the list's own filters
     paginator = BoundedPaginator
     show_full_result_count = False
     show_facets = admin.ShowFacets.NEVER  # a count beside each filter reads the whole table for each

@@ -9,7 +9,17 @@ from django.contrib import admin, messages
 from django.contrib.admin.utils import unquote
 from django.contrib.admin.views.main import SEARCH_VAR, ChangeList
 from django.core.exceptions import PermissionDenied
-from django.db.models import BooleanField, ExpressionWrapper, F, Q, QuerySet, prefetch_related_objects
+from django.db.models import (
+    BooleanField,
+    ExpressionWrapper,
+    F,
+    Prefetch,
+    Q,
+    QuerySet,
+    Window,
+    prefetch_related_objects,
+)
+from django.db.models.functions import RowNumber
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import redirect
 from django.template.response import TemplateResponse
@@ -23,8 +33,10 @@ from import_export.fields import Field
 from calls import aggregates, audit, machine, switchboard
 from calls.admin import story
 from calls.admin.base import Exported, PanelList, ReadOnlyAdmin, are_too_many, first_people
-from calls.models import Call, Entry, Leg
+from calls.models import Call, Leg
+from devices import times
 
+LISTED_LEGS, SHOWN_LEGS, EXPORTED_LEGS = 8, 50, 100  # of a call: in the list, on its page, and in a file
 MAX_CALLERS = 100  # people whose calls one search shows: all calls of each are looked through
 ENDED = ExpressionWrapper(Q(state="ended"), BooleanField())  # as in the index: live calls come first
 OVER = ExpressionWrapper(Q(ended_at__isnull=False), BooleanField())  # the same, said without the index
@@ -84,7 +96,7 @@ class TimeFilter(admin.SimpleListFilter):
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Call]) -> QuerySet[Call]:
         back = next((time for name, _, time in TIMES if name == self.value()), None)
-        return queryset.filter(aggregates.since(timezone.now() - back)) if back else queryset
+        return queryset.filter(aggregates.since(times.now() - back)) if back else queryset
 
 
 class NoteForm(forms.Form):
@@ -115,7 +127,9 @@ class CallResource(resources.ModelResource):
         return ", ".join(leg.username for leg in call.legs.all() if leg.dir == "out")
 
     def dehydrate_callees(self, call: Call) -> str:
-        return ", ".join(leg.username for leg in call.legs.all() if leg.dir == "in")
+        legs = call.legs.all()
+        more = " and others" if len(legs) == EXPORTED_LEGS else ""
+        return ", ".join(leg.username for leg in legs if leg.dir == "in") + more
 
     def dehydrate_rang_s(self, call: Call) -> float | None:
         return _seconds(call.placed_at, call.answered_at or call.ended_at)
@@ -125,17 +139,16 @@ class CallResource(resources.ModelResource):
 
 
 class CallList(PanelList):
-    """Each page reads where its own calls were answered: one statement, however many calls there are."""
+    """Each page reads its calls' first legs, and where these calls were answered: two statements, however many calls
+    there are, and however much happened in them."""
 
     def get_results(self, request: HttpRequest) -> None:
         super().get_results(request)
         calls = list(self.result_list)
-        taken: dict[uuid.UUID, list[machine.Command]] = {call.pk: [] for call in calls}
-        answered = [call.pk for call in calls if call.answered_at]
-        for entry in Entry.objects.filter(call__in=answered, command__type__in=("Answer", "Join", "Move")):
-            taken[entry.call_id].append(entry.decode())
+        prefetch_related_objects(calls, _first_legs(LISTED_LEGS))
+        answers = story.answers(calls)
         for call in calls:
-            call.answered_on = story.answered_on(taken[call.pk])
+            call.answered_on = answers.get(call.pk, "")
 
 
 @admin.register(Call)
@@ -160,8 +173,8 @@ class CallAdmin(Exported, ReadOnlyAdmin):
         only_ended = request.GET.get("state") == "ended" or "reason" in request.GET
         return (newest,) if only_ended else (ENDED, newest)
 
-    def get_queryset(self, request: HttpRequest) -> QuerySet[Call]:
-        return super().get_queryset(request).prefetch_related("legs")
+    def get_export_queryset(self, request: HttpRequest) -> QuerySet[Call]:
+        return super().get_export_queryset(request).prefetch_related(_first_legs(EXPORTED_LEGS))
 
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[Call], search_term: str
@@ -193,7 +206,12 @@ class CallAdmin(Exported, ReadOnlyAdmin):
             return self._get_obj_does_not_exist_redirect(request, self.opts, object_id)
         if not self.has_view_permission(request, call):
             raise PermissionDenied
-        prefetch_related_objects([call], "entries")  # for the story, and for where it was answered
+        prefetch_related_objects([call], _first_legs(SHOWN_LEGS))
+        legs, pages = call.legs.all(), story.pages(call)
+        asked = request.GET.get("p", "")
+        number = min(int(asked), pages) if asked.isdecimal() and len(asked) < 10 else 0  # 0: the beginning and the end
+        more = Leg.objects.filter(call=call).count() - len(legs)
+        told = story.page(call, number) if number else story.tell(call)
         context = {
             **self.admin_site.each_context(request),
             "title": self.who(call),
@@ -202,11 +220,15 @@ class CallAdmin(Exported, ReadOnlyAdmin):
             "media": self.media,
             "call": call,
             "reason": story.REASONS.get(call.reason or "", ""),
-            "legs": call.legs.all(),
-            "story": story.tell(call),
+            "legs": legs,
+            "more_legs": f"{more:,}" if more else "",
+            "story": told,
+            "untold": f"{told.untold:,}",
+            "page": number,
+            "pages": pages,
             "rang": self.rang(call),
             "lasted": self.lasted(call),
-            "answered_on": story.answered_on(entry.decode() for entry in call.entries.all()),
+            "answered_on": story.answers([call]).get(call.pk, ""),
             "form": NoteForm() if call.state != "ended" and self.has_change_permission(request, call) else None,
             **(extra_context or {}),
         }
@@ -231,8 +253,8 @@ class CallAdmin(Exported, ReadOnlyAdmin):
     @admin.display(description="who")
     def who(self, call: Call) -> str:
         legs = call.legs.all()
-        caller = ", ".join(leg.username for leg in legs if leg.dir == "out")
-        return f"{caller} → {', '.join(leg.username for leg in legs if leg.dir == 'in')}"
+        caller = story.several([leg.username for leg in legs if leg.dir == "out"])
+        return f"{caller} → {story.several([leg.username for leg in legs if leg.dir == 'in'])}"
 
     @admin.display(description="placed")
     def placed(self, call: Call) -> str:
@@ -246,14 +268,14 @@ class CallAdmin(Exported, ReadOnlyAdmin):
 
     @admin.display(description="rang")
     def rang(self, call: Call) -> str:
-        seconds = _seconds(call.placed_at, call.answered_at or call.ended_at or timezone.now())
+        seconds = _seconds(call.placed_at, call.answered_at or call.ended_at or times.now())
         return f"{seconds:.1f} s"
 
     @admin.display(description="lasted")
     def lasted(self, call: Call) -> str:
         if call.answered_at is None:
             return "–"
-        seconds = int(_seconds(call.answered_at, call.ended_at or timezone.now()) or 0)
+        seconds = int(_seconds(call.answered_at, call.ended_at or times.now()) or 0)
         return f"{seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02}"
 
     @admin.display(description="answered on")
@@ -280,6 +302,12 @@ class CallAdmin(Exported, ReadOnlyAdmin):
             return False
         audit.record(request, call, state=(call.state, "ended"), note=("", note))
         return True
+
+
+def _first_legs(most: int) -> Prefetch:
+    """With each call its first legs, at most so many."""
+    place = Window(RowNumber(), partition_by="call", order_by="id")
+    return Prefetch("legs", Leg.objects.annotate(place=place).filter(place__lte=most).order_by("id"))
 
 
 def _seconds(start: dt.datetime | None, end: dt.datetime | None) -> float | None:

@@ -14,6 +14,7 @@ from import_export.fields import Field
 from calls import audit, switchboard
 from calls.admin.base import MAX_PEOPLE, Exported, ReadOnlyAdmin, are_too_many, people_named
 from calls.admin.lines import sign_out
+from devices import times
 from devices.models import Device
 
 ADDRESS = re.compile(r"[0-9a-f]{0,4}([.:][0-9a-f]{0,4})+$", re.IGNORECASE)
@@ -27,7 +28,7 @@ class OnlineFilter(admin.SimpleListFilter):
         return [("yes", "Online"), ("no", "Offline"), ("in", "Signed in"), ("out", "Signed out")]
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Device]) -> QuerySet[Device]:
-        now = timezone.now()
+        now = times.now()
         match self.value():
             case "yes":
                 return queryset.filter(signed_out_at=None, online_until__gt=now)
@@ -64,6 +65,7 @@ class DeviceAdmin(Exported, ReadOnlyAdmin):
     list_display = ("user", "name", "kind", "online", "last_seen", "address", "signed_in", "signed_out")
     list_display_links = ("name",)
     list_filter = (OnlineFilter, "kind")
+    linked_by = ("user__id__exact",)  # the devices of one line
     list_select_related = ("user",)
     search_fields = ("name",)
     search_help_text = "User name or name; if nobody has it, a device's name, or how its address begins"
@@ -72,9 +74,6 @@ class DeviceAdmin(Exported, ReadOnlyAdmin):
     fields = ("name", "user", "kind", "address", "logged_in_at", "last_seen_at", "signed_out_at")
     readonly_fields = fields[1:]
     actions = ("sign_out", "sign_out_all")
-
-    def lookup_allowed(self, lookup: str, value: str, request: HttpRequest | None = None) -> bool:
-        return lookup == "user__id__exact" or super().lookup_allowed(lookup, value, request)
 
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[Device], search_term: str
@@ -96,7 +95,7 @@ class DeviceAdmin(Exported, ReadOnlyAdmin):
 
     @admin.display(boolean=True)
     def online(self, device: Device) -> bool:
-        return device.signed_out_at is None and device.online_until > timezone.now()
+        return device.signed_out_at is None and device.online_until > times.now()
 
     @admin.display(description="last seen")
     def last_seen(self, device: Device) -> str:

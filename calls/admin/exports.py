@@ -21,8 +21,13 @@ from openpyxl.cell.cell import ILLEGAL_CHARACTERS_RE
 ROWS = 1000  # that are read, and sent, at a time
 BYTES = 64 * 1024  # of a workbook that are sent at a time
 MAX_IN_WORKBOOK = 100_000  # rows: a workbook is done before its first byte is sent, and nobody waits longer
-FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet takes for the beginning of one
-NUMBER = re.compile(r"[+-]?[0-9][0-9.,]*")
+# What a spreadsheet takes for a formula: one of these characters where a field begins, with or without spaces and
+# quotation marks before it. A field begins with the cell, and behind whatever the reader takes for a separator: a file
+# with commas that is opened with semicolons has other fields than the ones that were written.
+_BEGIN = r"(?:\A|(?<=[;,|\t\r\n]))"
+_FORMULA = r"""'*(?:[^\S\t\r\n]|")*[=+\-@\t\r\uff1d\uff0b\uff0d\uff20]"""
+_UNMARKED = re.compile(f"{_BEGIN}(?={_FORMULA})")
+_MARKED = re.compile(f"{_BEGIN}'(?={_FORMULA})")
 
 
 def csv_response(resource: ModelResource, rows: QuerySet[Any], name: str) -> StreamingHttpResponse:
@@ -46,16 +51,19 @@ def xlsx_response(resource: ModelResource, rows: QuerySet[Any], name: str) -> St
 
 
 def plain(value: Any) -> str | int | float:
-    """A value as a cell that no spreadsheet takes for a formula: people choose their names, and those of devices."""
+    """A value as a cell of which no spreadsheet takes a part for a formula, whatever separator it opens the file with.
+
+    Numbers stay numbers. A text gets an apostrophe wherever a formula could begin: people choose their own names, and
+    those of devices.
+    """
     if isinstance(value, (int, float)):
         return value
-    text = "" if value is None else str(value)
-    return f"'{text}" if text.startswith(FORMULA) and not NUMBER.fullmatch(text) else text
+    return _UNMARKED.sub("'", "" if value is None else str(value))
 
 
 def unquoted(text: str) -> str:
-    """What a cell was before `plain`."""
-    return text[1:] if text.startswith("'") and text[1:].startswith(FORMULA) else text
+    """The text that `plain` made this cell of."""
+    return _MARKED.sub("", text) if "'" in text else text
 
 
 def _table(resource: ModelResource, rows: QuerySet[Any]) -> Iterator[list[Any]]:
@@ -74,7 +82,7 @@ def _legal(cell: Any) -> Any:
 
 def _csv(resource: ModelResource, rows: QuerySet[Any]) -> Generator[bytes]:
     text = io.StringIO()
-    writer = csv.writer(text)
+    writer = csv.writer(text, lineterminator="\n")  # of the usual \r\n, the \r could begin a field
     for number, row in enumerate(_table(resource, rows), start=1):
         writer.writerow(row)
         if number % ROWS == 0:

@@ -4,28 +4,37 @@ However many rows there are, people, groups and lines are read together, and wri
 """
 
 import base64
+import contextlib
 import csv
 import difflib
 import io
 import logging
+import threading
+import warnings
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import IO, Any
+from xml.parsers import expat
 
-import openpyxl
 import tablib
 from django import forms
 from django.contrib.auth import get_user_model
 from django.core import signing
 from django.db.models import QuerySet
 from django.http import HttpRequest
+from django.utils.functional import cached_property
+from django.utils.text import Truncator
 from import_export import resources
 from import_export.fields import Field
 from import_export.formats.base_formats import CSV, XLSX
-from import_export.forms import ImportForm
+from import_export.forms import ConfirmImportForm, ImportForm
+from import_export.results import RowResult
 from import_export.tmp_storages import BaseStorage
 from import_export.widgets import ForeignKeyWidget
+from openpyxl.reader.excel import ExcelReader
+from openpyxl.styles.stylesheet import apply_stylesheet
+from openpyxl.worksheet._read_only import ReadOnlyWorksheet
 
 from calls import audit
 from calls.admin.exports import unquoted
@@ -41,9 +50,17 @@ SWITCHES = ("multi_device", "may_switch")
 YES, NO = ("1", "true", "on", "yes"), ("0", "false", "off", "no")
 BATCH = 1000  # rows written by one statement
 MAX_FILE = 1_800_000  # bytes: until it is confirmed it is a field of a form, and Django takes 2.5 MB of these
-MAX_ROWS, MAX_COLUMNS = 30_000, 50  # of a workbook
-MAX_UNPACKED = 50_000_000  # bytes of a workbook, all of which is read into memory
+MAX_ROWS, MAX_COLUMNS = 10_000, 50  # of lines: a preview of so many takes some 2 s of the server's CPU
+MAX_CELL = 1000  # characters
+MAX_UNPACKED = 20_000_000  # bytes of a workbook's parts together
+# XML elements of a workbook: CELLS are read in some 5 µs each, and the others in up to 50.
+MAX_CELL_ELEMENTS, MAX_OTHER_ELEMENTS = 300_000, 20_000
+CELLS = frozenset(("row", "c", "v", "f", "is", "si", "t"))
+MAX_SHOWN = 200  # lines that a preview shows; all of them are looked at
+MAX_WRONG = 100  # lines that are wrong, after which no more are looked at
 KEPT_S = 3600  # that a preview can be confirmed
+
+NO_FILE = "The file could not be read: choose the format that it has, or save it again as CSV or XLSX."
 
 
 class Unreadable(ValueError):
@@ -57,8 +74,22 @@ class Sheet(tablib.Dataset):
 
 
 def table(rows: Iterable[tuple[int, Sequence[Any]]]) -> Sheet:
-    """The header and the rows below it, of a file's rows with their numbers. What is empty, spreadsheets add."""
-    filled = [(number, cells) for number, cells in rows if any(map(_text, cells))]
+    """The header and the rows below it, of a file's rows with their numbers. Rows without text are left out, since
+    spreadsheets add such. Raises Unreadable at the first row that is one too many, is too wide or has too long a cell,
+    and reads no further.
+    """
+    filled: list[tuple[int, Sequence[Any]]] = []
+    for number, cells in rows:
+        if len(cells) > MAX_COLUMNS:
+            raise Unreadable(
+                f"Line {number} has {len(cells):,} columns, and may have {MAX_COLUMNS}: delete those behind the table."
+            )
+        if any(isinstance(cell, str) and len(cell) > MAX_CELL for cell in cells):
+            raise Unreadable(f"Line {number} has a cell of more than {MAX_CELL:,} characters: no column takes so many.")
+        if any(cell not in (None, "") and _text(cell) for cell in cells):
+            filled.append((number, cells))
+            if len(filled) > MAX_ROWS + 1:
+                raise Unreadable(f"The file has more than {MAX_ROWS:,} lines below its header: split it.")
     if not filled:
         raise Unreadable("The file is empty: its first row names the columns, and user is one of them.")
     names = [_text(name).lower() for name in filled[0][1]]
@@ -72,7 +103,8 @@ def table(rows: Iterable[tuple[int, Sequence[Any]]]) -> Sheet:
     for number, cells in filled[1:]:
         for n, cell in enumerate(cells):
             if _text(cell) and (n >= len(names) or not names[n]):
-                raise Unreadable(f"Line {number} has {cell!r} in column {n + 1}, which has no name in the header.")
+                shown = repr(cell if not isinstance(cell, str) else Truncator(cell).chars(60))
+                raise Unreadable(f"Line {number} has {shown} in column {n + 1}, which has no name in the header.")
         sheet.append([cells[n] if n < len(cells) else "" for n in named])
     return sheet
 
@@ -110,7 +142,7 @@ class Text(CSV):
             text = "\0"
         if "\0" in text:  # of UTF-16, or of no text at all
             raise Unreadable("Save the file as UTF-8 (in Excel: “CSV UTF-8”): it has another encoding, or is no text.")
-        head = next((line for line in text.splitlines() if line.strip()), "")
+        head = next((line for line in io.StringIO(text, newline=None) if line.strip()), "")
         lines = io.StringIO(text, newline="")
         return table(_numbered(csv.reader(lines, delimiter=max(",;\t", key=head.count), strict=True)))
 
@@ -126,6 +158,62 @@ def _numbered(reader: Any) -> Iterator[tuple[int, list[str]]]:
         raise Unreadable(f"Line {start} cannot be read as CSV: is a quotation mark not closed?") from None
 
 
+class ActiveSheet(ExcelReader):
+    """Reads of a workbook what its visible sheet needs. openpyxl's own way reads more parts, and one part as often as
+    the workbook refers to it, which no bound on the parts would hold.
+    """
+
+    def __init__(self, file: IO[bytes]) -> None:
+        super().__init__(file, read_only=True, data_only=True, keep_links=False)
+
+    def sheet(self) -> ReadOnlyWorksheet:
+        self.read_manifest()
+        self.read_strings()
+        self.read_workbook()
+        apply_stylesheet(self.archive, self.wb)  # which cells are times
+        sheets = [(sheet, rel) for sheet, rel in self.parser.find_sheets() if rel.target in self.valid_files]
+        sheet, rel = sheets[min(self.parser.wb._active_sheet_index, len(sheets) - 1)]
+        return ReadOnlyWorksheet(self.wb, sheet.name, rel.target, self.shared_strings)
+
+
+def bound(file: IO[bytes]) -> None:
+    """Raises Unreadable when the parts of a workbook are more than is read: a workbook of some kilobytes can have
+    millions of cells or strings, which take minutes and gigabytes."""
+    with zipfile.ZipFile(file) as parts:
+        unpacked = sum(part.file_size for part in parts.infolist())
+        if unpacked > MAX_UNPACKED:
+            raise Unreadable(
+                f"The workbook has {unpacked / 1e6:.0f} MB when it is unpacked, and may have"
+                f" {MAX_UNPACKED / 1e6:.0f}: split it, or save it as CSV."
+            )
+        cells = others = 0
+
+        def count(name: str, attributes: Any) -> None:
+            nonlocal cells, others
+            if name.rpartition(":")[2] in CELLS:
+                cells += 1
+            else:
+                others += 1
+            if cells > MAX_CELL_ELEMENTS:
+                raise Unreadable("The workbook has too many cells or texts: split it, or save it as CSV.")
+            if others > MAX_OTHER_ELEMENTS:
+                raise Unreadable("The workbook has too many styles, names or rules: copy the lines to a new one.")
+
+        def refuse(*_doctype: Any) -> None:
+            raise Unreadable("The workbook has a document type, which no spreadsheet writes: save it again.")
+
+        for part in parts.infolist():
+            if part.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # others take memory at will
+                raise Unreadable("The workbook is packed as no spreadsheet does it: save it again.")
+            parser = expat.ParserCreate()
+            parser.StartElementHandler, parser.StartDoctypeDeclHandler = count, refuse
+            with (
+                parts.open(part) as stream,
+                contextlib.suppress(expat.ExpatError),
+            ):  # a picture, or of no use to openpyxl
+                parser.ParseFile(stream)
+
+
 class Workbook(XLSX):
     """Lines. A space in the last cell of a sheet makes billions of cells of it, so what is read is bounded."""
 
@@ -133,7 +221,14 @@ class Workbook(XLSX):
         return "xlsx"
 
     def create_dataset(self, in_stream: bytes) -> Sheet:
-        sheet = openpyxl.load_workbook(io.BytesIO(in_stream), read_only=True, data_only=True).active
+        if not zipfile.is_zipfile(io.BytesIO(in_stream)):
+            raise Unreadable(NO_FILE)
+        bound(io.BytesIO(in_stream))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of openpyxl, about parts that it leaves out
+            return self._lines(ActiveSheet(io.BytesIO(in_stream)).sheet())
+
+    def _lines(self, sheet: ReadOnlyWorksheet) -> Sheet:
         rows = list(sheet.iter_rows(max_row=MAX_ROWS + 2, max_col=MAX_COLUMNS, values_only=True))
         if len(rows) > MAX_ROWS + 1:
             raise Unreadable(
@@ -167,6 +262,15 @@ class LineResource(resources.ModelResource):
         self.seen: set[str] = set()
         self.wrong: dict[str, str] = {}  # with the row at hand, by column
         self.changed: list[Line] = []
+        self.shown = self.found_wrong = 0  # rows so far: shown in the preview, and wrong
+
+    @cached_property
+    def _import_fields(self) -> list[Field]:
+        return list(super().get_import_fields())
+
+    def get_import_fields(self, selected_fields: Any = None) -> list[Field]:
+        """The library makes this list several times for each row."""
+        return self._import_fields
 
     def get_queryset(self) -> QuerySet[Line]:
         return Line.objects.select_related("user", "group")
@@ -209,6 +313,19 @@ class LineResource(resources.ModelResource):
             if row["edition"] and row["edition"] not in Line.Edition.values:
                 wrong["edition"] = f"{row['edition']!r} is no edition: give off, until, allowed, or nothing."
 
+    def import_row(self, row: Any, instance_loader: Any, **kwargs: Any) -> RowResult:
+        """Looks at a row, unless so many were wrong before it that the file must be mended first anyway."""
+        if self.found_wrong >= MAX_WRONG:
+            unseen = RowResult()
+            unseen.import_type = RowResult.IMPORT_TYPE_SKIP
+            return unseen
+        result = super().import_row(row, instance_loader, **kwargs)
+        if result.errors or result.validation_error:
+            self.found_wrong += 1
+        elif result.import_type != RowResult.IMPORT_TYPE_SKIP and result.diff:
+            self.shown += 1
+        return result
+
     def get_instance(self, instance_loader: Any, row: Any) -> Line | None:
         return self.lines.get(row["user"])
 
@@ -250,6 +367,11 @@ class LineResource(resources.ModelResource):
         result = self.import_data_inner(dataset, dry_run, raise_errors, True, False, **kwargs)
         for row in result.invalid_rows:
             row.number = dataset.numbers[row.number - 1]
+        written = (RowResult.IMPORT_TYPE_NEW, RowResult.IMPORT_TYPE_UPDATE)
+        changing = [row for row in result.rows if row.import_type in written]
+        result.shown = [row for row in changing if row.diff]
+        result.unshown = len(changing) - len(result.shown)
+        result.unlooked = self.found_wrong >= MAX_WRONG
         for failed in (*result.base_errors, *(error for _, errors in result.row_errors() for error in errors))[:1]:
             log.error("lines could not be imported", exc_info=failed.error)  # the operator is told of no insides
         return result
@@ -272,7 +394,7 @@ class LineResource(resources.ModelResource):
         return "" if value is None else value  # a spreadsheet would have the word None in it
 
     def get_diff_class(self) -> type:
-        return PlainDiff
+        return PlainDiff if self.shown < MAX_SHOWN else NoDiff
 
 
 class LineImportForm(ImportForm):
@@ -282,16 +404,37 @@ class LineImportForm(ImportForm):
             raise forms.ValidationError(
                 f"The file has {file.size / 1e6:.1f} MB, and may have {MAX_FILE / 1e6}: split it, or leave columns out."
             )
-        if zipfile.is_zipfile(file):  # which a workbook is
-            with zipfile.ZipFile(file) as parts:
-                unpacked = sum(part.file_size for part in parts.infolist())
-            if unpacked > MAX_UNPACKED:
-                raise forms.ValidationError(
-                    f"The workbook has {unpacked / 1e6:.0f} MB when it is unpacked, and may have"
-                    f" {MAX_UNPACKED / 1e6:.0f}: split it, or save it as CSV."
-                )
-        file.seek(0)
         return file
+
+
+class LineConfirmForm(ConfirmImportForm):
+    """What a preview's page sends back. The file in it is signed; the rest can be anything."""
+
+    format = forms.ChoiceField(choices=[("0", "csv"), ("1", "xlsx")], widget=forms.HiddenInput())
+    resource = None
+
+
+class Busy(Exception):
+    """This person's last file is still being read."""
+
+
+_readers: set[Any] = set()
+_readers_lock = threading.Lock()
+
+
+@contextlib.contextmanager
+def reading(key: Any) -> Iterator[None]:
+    """Around the reading of somebody's file. Raises Busy when this process is reading one of theirs already: a file
+    takes seconds of CPU, and one person's files must not take all of it."""
+    with _readers_lock:
+        if key in _readers:
+            raise Busy
+        _readers.add(key)
+    try:
+        yield
+    finally:
+        with _readers_lock:
+            _readers.discard(key)
 
 
 class InThePage(BaseStorage):
@@ -332,6 +475,19 @@ class PlainDiff(resources.Diff):
     def as_html(self) -> list[str]:
         pairs = zip(map(_shown, self.left), map(_shown, self.right), strict=True)
         return [after if self.new or before == after else f"{before} → {after}" for before, after in pairs]
+
+
+class NoDiff:
+    """Of a row that the preview counts, and does not show."""
+
+    def __init__(self, *_args: Any) -> None:
+        pass
+
+    def compare_with(self, *_args: Any) -> None:
+        pass
+
+    def as_html(self) -> list[str]:
+        return []
 
 
 def _shown(value: Any) -> str:

@@ -34,13 +34,27 @@ from calls.admin.base import (
     are_too_many,
     people_named,
 )
-from calls.admin.line_files import LIMITS, InThePage, LineImportForm, LineResource, Text, Unreadable, Workbook
+from calls.admin.line_files import (
+    LIMITS,
+    NO_FILE,
+    Busy,
+    InThePage,
+    LineConfirmForm,
+    LineImportForm,
+    LineResource,
+    Text,
+    Unreadable,
+    Workbook,
+    reading,
+)
 from calls.facts import limit
 from calls.models import LIVE, Leg
+from devices import times
 from devices.models import Device, Line, LineGroup, Rules
 
 SAID_BY = {"line": "this line", "group": "its group", "platform": "the platform"}
 UNFIT = "Nothing was changed: the file does not fit any more. Choose it again to see why."
+BUSY = "Nothing was done: your last file is still being read. Wait until it is, and choose this one again."
 NAMED = {  # inputs in the list: the column's head alone does not say whose each is
     "max_incoming": "Incoming calls of {}",
     "max_outgoing": "Outgoing calls of {}",
@@ -103,7 +117,7 @@ class LineList(PanelList):
         lines = list(self.result_list)
         users = [line.user_id for line in lines]
         devices = Device.objects.filter(user__in=users, signed_out_at=None).order_by().values_list("user")
-        online = Count("pk", filter=Q(online_until__gt=timezone.now()))
+        online = Count("pk", filter=Q(online_until__gt=times.now()))
         devices_of = {user: (on, all) for user, on, all in devices.annotate(online=online, all=Count("pk"))}
         calls = Leg.objects.filter(LIVE, user__in=users).order_by().values_list("user")
         calls_of = {user: (ins, outs) for user, ins, outs in calls.annotate(ins=_count("in"), outs=_count("out"))}
@@ -168,9 +182,9 @@ class NobodyOnlineFilter(admin.SimpleListFilter):
         signed_in = Device.objects.filter(user=OuterRef("user"), signed_out_at=None)
         match self.value():
             case "online":
-                return queryset.filter(Exists(signed_in.filter(online_until__gt=timezone.now())))
+                return queryset.filter(Exists(signed_in.filter(online_until__gt=times.now())))
             case "offline":
-                return queryset.exclude(Exists(signed_in.filter(online_until__gt=timezone.now())))
+                return queryset.exclude(Exists(signed_in.filter(online_until__gt=times.now())))
             case "none":
                 return queryset.exclude(Exists(signed_in))
         return queryset
@@ -265,6 +279,7 @@ class LineAdmin(ImportExportMixin, Exported, LimitsAdmin):
     resource_classes = [LineResource]
     import_template_name = "admin/devices/line/import.html"
     import_form_class = LineImportForm
+    confirm_form_class = LineConfirmForm
     import_formats = [Text, Workbook]
     tmp_storage_class = InThePage
     form = LineRow
@@ -336,7 +351,7 @@ class LineAdmin(ImportExportMixin, Exported, LimitsAdmin):
     @admin.display(description="edition")
     def included(self, line: Line) -> str | SafeString:
         """Whether the switch beside it can be on at all."""
-        rule, off = line.rule("edition"), line.multi_device_off(timezone.now())
+        rule, off = line.rule("edition"), line.multi_device_off(times.now())
         whose = f" ({line.group})" if rule.source == "group" else ""
         if off:
             return format_html('<span class="off">{}{}</span>', GATE[off], whose)
@@ -356,7 +371,7 @@ class LineAdmin(ImportExportMixin, Exported, LimitsAdmin):
         """Which rule applied: the most specific one that says anything."""
         if line.pk is None:
             return "The line's own word wins over its group's, and that over the platform's."
-        now = timezone.now()
+        now = times.now()
         off, edition = line.multi_device_off(now), line.rule("edition")
         word = "every signed-in device rings" if line.rings_all(now) else "one device rings"
         if line.multi_device and off:
@@ -386,12 +401,24 @@ class LineAdmin(ImportExportMixin, Exported, LimitsAdmin):
         transaction.on_commit(lambda: switchboard.tell_lines(told))  # the admin wraps its views in a transaction
 
     def add_data_read_fail_error_to_form(self, form: Any, e: Exception) -> None:
-        said = "The file could not be read: choose the format that it has, or save it again as CSV or XLSX."
-        form.add_error("import_file", list(e.args) if isinstance(e, Unreadable) else said)
+        form.add_error("import_file", list(e.args) if isinstance(e, Unreadable) else NO_FILE)
+
+    def import_action(self, request: HttpRequest, **kwargs: Any) -> HttpResponse:
+        if request.method != "POST":
+            return super().import_action(request, **kwargs)
+        try:
+            with reading(request.user.pk):
+                return super().import_action(request, **kwargs)
+        except Busy:
+            messages.error(request, BUSY)
+        return redirect("admin:devices_line_import")
 
     def process_import(self, request: HttpRequest, **kwargs: Any) -> HttpResponse:
         try:
-            return super().process_import(request, **kwargs)
+            with reading(request.user.pk):
+                return super().process_import(request, **kwargs)
+        except Busy:
+            messages.error(request, BUSY)
         except BadSignature:
             messages.error(request, "Nothing was changed: this preview is too old. Choose the file again.")
         except Unreadable:  # it was previewed in another format, or by an older version
@@ -492,6 +519,7 @@ class LineGroupAdmin(Exported, LimitsAdmin):
 
     list_display = ("name", "incoming_limit", "outgoing_limit", "edition", "edition_until", "number")
     search_fields = ("name",)
+    ordering = ("name",)
     fields = ("name", *LIMITS, "edition", "edition_until")
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[LineGroup]:

@@ -7,14 +7,19 @@ from typing import Any
 from django.contrib import admin
 from django.contrib.auth import get_user_model
 from django.contrib.auth.admin import GroupAdmin, UserAdmin
+from django.contrib.auth.forms import ReadOnlyPasswordHashWidget, UserChangeForm
 from django.contrib.auth.models import Group, Permission
 from django.db import transaction
+from django.db.models import Exists, OuterRef
 from django.http import HttpRequest, HttpResponse
 
 from calls import switchboard
 from calls.admin.base import NAMES, PanelAdmin, with_words
+from calls.models import Leg
 from devices.models import Line
 from devices.sessions import stored_key
+
+MAX_LISTED = 100  # of what goes with an account, that are named before it is deleted
 
 User = get_user_model()
 if admin.site.is_registered(User):
@@ -48,10 +53,27 @@ def _has_all(request: HttpRequest, permissions: Any) -> bool:
     return request.user.is_superuser or all(f"{app}.{codename}" in mine for app, codename in theirs)
 
 
+class PasswordKind(ReadOnlyPasswordHashWidget):
+    """Says that there is a password and how it is hashed. Django's widget shows the first letters of the hash too."""
+
+    def get_context(self, name: str, value: Any, attrs: Any) -> dict[str, Any]:
+        context = super().get_context(name, value, attrs)
+        context["summary"] = context["summary"][:1]  # the algorithm, or that there is no password
+        return context
+
+
+class PersonForm(UserChangeForm):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if password := self.fields.get("password"):
+            password.widget = PasswordKind()
+
+
 @admin.register(User)
 class PersonAdmin(PanelAdmin, UserAdmin):
     """Accounts. Whoever is no superuser cannot touch one, nor make one, nor give single permissions."""
 
+    form = PersonForm
     list_display = ("username", "first_name", "last_name", "is_active", "is_staff", "roles", "last_login")
     list_filter = ("is_active", "is_staff", "groups")
     search_help_text = "User name, name, or address of mail"
@@ -73,6 +95,21 @@ class PersonAdmin(PanelAdmin, UserAdmin):
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return super().has_delete_permission(request, obj) and self._may_touch(request, obj)
+
+    def get_deleted_objects(self, objs: Any, request: HttpRequest) -> Any:
+        """Somebody who was in a call cannot be deleted. Django finds that out by reading each of these calls, and lists
+        them; of other accounts it lists everything that is deleted with them."""
+        was_in_calls = User._default_manager.filter(Exists(Leg.objects.filter(user=OuterRef("pk")).order_by()))
+        kept = was_in_calls.filter(pk__in=[user.pk for user in objs]).values_list("username", flat=True)[:MAX_LISTED]
+        if names := list(kept):
+            return (
+                [],
+                {},
+                set(),
+                [f"Calls of {name}: deactivate or erase the account" for name in names],
+            )
+        going, counts, missing, protected = super().get_deleted_objects(objs, request)
+        return _first(going), counts, missing, protected
 
     def _may_touch(self, request: HttpRequest, obj: Any) -> bool:
         if obj is None or request.user.is_superuser:
@@ -103,8 +140,14 @@ class PersonAdmin(PanelAdmin, UserAdmin):
         return changing_password(request, user.pk if user else None, change)
 
 
+def _first(nested: list[Any]) -> list[Any]:
+    """The first of each list, which is one of texts and lists."""
+    shown = [_first(each) if isinstance(each, list) else each for each in nested[:MAX_LISTED]]
+    return [*shown, f"… {len(nested) - MAX_LISTED:,} more"] if len(nested) > MAX_LISTED else shown
+
+
 @admin.register(Group)
-class RoleAdmin(GroupAdmin):
+class RoleAdmin(PanelAdmin, GroupAdmin):
     """Roles: groups with permissions. Only a superuser changes what a role may."""
 
     def has_add_permission(self, request: HttpRequest) -> bool:

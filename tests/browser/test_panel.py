@@ -1,6 +1,6 @@
 """The operator at the panel, and the people whom it concerns at their screens.
 
-`SCREENS=docs/screens make browser ARGS="-k pictures"` takes the pictures of the panel too.
+`make screens` takes the pictures of the panel too.
 """
 
 import os

@@ -1,7 +1,7 @@
 """Every screen, looked at by axe-core and by people.
 
-`SCREENS=docs/screens make browser ARGS="-k pictures"` takes the documentation's pictures anew. Without SCREENS the same
-walks are made and the same is looked at, but for the pictures themselves.
+`make screens` writes a picture of every screen to var/screens. Without SCREENS the same screens are visited and
+checked, and no picture is taken.
 """
 
 import os

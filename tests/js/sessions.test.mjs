@@ -92,6 +92,40 @@ test("the connection does not wait for the camera", async () => {
   assert.equal(peers.length, 2);
 });
 
+test("a switch that was refused as too quick, or made meanwhile, is told in the end", async () => {
+  const clock = new Clock();
+  const asked = [];
+  const shown = { ...view(1), legs: [leg("me", "out", 1), leg("bob", "in", 1)] };
+  const answers = [{ ok: false, error: { code: "rate_limited", retry_ms: 1000 } }, { ok: true }, { ok: true }];
+  const sessions = new Sessions({
+    me: "me", timers: clock, now: () => clock.now, ice: () => [], choice: () => ({}), Media: FakeMedia, Peer: FakePeer,
+    socket: {
+      tell: () => true,
+      request: async (cmd, { mic }) => {
+        asked.push(mic);
+        const answer = answers.shift();
+        if (answer.ok) shown.legs[0].mic = mic;
+        return answer;
+      },
+    },
+    onChange: () => sessions.get("c1") && sessions.follow(sessions.get("c1"), shown),
+  });
+  const session = sessions.open("c1", "audio");
+  await session.ready;
+  session.media.mic = false;
+  sessions.follow(session, shown);
+  await clock.pass(4_000);
+  assert.deepEqual(asked, [false]);
+  await clock.pass(2_000);
+  assert.deepEqual([asked, shown.legs[0].mic], [[false, false], false]);
+  session.media.mic = true;
+  sessions.follow(session, shown);
+  await clock.pass(10);
+  assert.deepEqual([asked, shown.legs[0].mic], [[false, false, true], true]);
+  await clock.pass(60_000);
+  assert.equal(asked.length, 3);
+});
+
 test("when the other side moves, what there is stays until what comes has media", async () => {
   const { clock, peers, sessions, session } = await inCall();
   sessions.follow(session, view(2));

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from django.conf import settings
+from django.contrib.staticfiles.finders import get_finders
+from django.contrib.staticfiles.storage import ManifestFilesMixin, staticfiles_storage
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import OperationalError, connection
 from django.db.migrations.executor import MigrationExecutor
@@ -30,7 +32,8 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         self._refuse_old_database()
-        from callplatform.asgi import application
+        self._refuse_missing_files()
+        from callplatform.asgi import application, stop
         from callplatform.server import serve
         from calls.hub import hub
 
@@ -41,7 +44,7 @@ class Command(BaseCommand):
                 options["port"],
                 fd=options["fd"],
                 on_start=hub.start,
-                on_stop=hub.stop,
+                on_stop=stop,
             )
 
     def _refuse_old_database(self) -> None:
@@ -54,6 +57,18 @@ class Command(BaseCommand):
             connection.close()
         if missing:
             raise CommandError("The database is not up to date. Run: manage.py migrate")
+
+    def _refuse_missing_files(self) -> None:
+        """Outside debug every page names its static files by their hash: without the collected files it fails."""
+        if settings.DEBUG or not isinstance(staticfiles_storage, ManifestFilesMixin):
+            return
+        names = {path for finder in get_finders() for path, _storage in finder.list(None)}
+        missing = names - staticfiles_storage.hashed_files.keys()
+        if missing:
+            raise CommandError(
+                f"{len(missing)} static files are not in {settings.STATIC_ROOT}, {min(missing)} for one. "
+                "Run: manage.py collectstatic --noinput"
+            )
 
     def _alone(self) -> IO[str] | nullcontext[None]:
         """Held while this process serves, where a second would neither see the first one's sockets nor be seen."""

@@ -22,4 +22,4 @@ class Command(BaseCommand):
 
     async def _run(self) -> None:
         await hub.start()
-        await clock.run()
+        await asyncio.gather(clock.run(serves=False), clock.run_errands())

@@ -5,7 +5,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand
 
-from calls import push
+from calls.after import push
 
 
 class Command(BaseCommand):

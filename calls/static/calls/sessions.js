@@ -295,7 +295,11 @@ export class Sessions {
     if (!view.me.can.includes("media") || (leg.mic === mic && leg.cam === cam) || session.telling) return;
     session.telling = true;
     socket.request("media", { call: session.id, mic, cam }).then((reply) => {
-      timers.setTimeout(() => (session.telling = false), reply.ok ? 0 : TRY_AGAIN_MS);
+      const tellAgain = () => {
+        session.telling = false;
+        this.#options.onChange(); // what was switched meanwhile, or refused because it was too quick, is told now
+      };
+      timers.setTimeout(tellAgain, reply.ok ? 0 : TRY_AGAIN_MS);
     });
   }
 }
