@@ -32,6 +32,8 @@ class Command(BaseCommand):
         self._refuse_old_database()
         from callplatform.asgi import application
         from callplatform.server import serve
+        from calls import conf
+        from calls.consumers import MAX_DEBT
         from calls.hub import hub
 
         with self._alone():
@@ -42,6 +44,9 @@ class Command(BaseCommand):
                 fd=options["fd"],
                 on_start=hub.start,
                 on_stop=hub.stop,
+                frame_rate=conf.get("FRAME_RATE"),
+                # The consumer refuses and closes a flood of texts, in words; what the server counts comes after that.
+                frame_burst=conf.get("FRAME_BURST") + 2 * MAX_DEBT,
             )
 
     def _refuse_old_database(self) -> None:
