@@ -9,10 +9,11 @@ from django.core.asgi import get_asgi_application
 from django.urls import path
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "callplatform.settings")
-http = get_asgi_application()  # fills the app registry, so it comes before the imports that need models
+http: Any = get_asgi_application()  # fills the app registry, so it comes before the imports that need models
 
 from channels.auth import AuthMiddlewareStack  # noqa: E402
 
+from callplatform import web  # noqa: E402
 from callplatform.origin import OriginCheck  # noqa: E402
 from calls import clock, sign_ins  # noqa: E402
 from calls.consumers import SignalingConsumer  # noqa: E402
@@ -42,7 +43,7 @@ async def lifespan(_scope: Any, receive: Any, send: Any) -> None:
 
 application = ProtocolTypeRouter(
     {
-        "http": http,
+        "http": web.in_lanes(http),
         "websocket": OriginCheck(socket),
         "lifespan": lifespan,
     }
