@@ -1,22 +1,21 @@
 """The client's page, the people in it, what makes it an application, and signing out."""
 
 import uuid
+from contextlib import nullcontext
 from typing import Any
 
 import msgspec
 from django.conf import settings
-from django.contrib.auth import get_user_model, logout
+from django.contrib.auth import logout
 from django.contrib.auth.decorators import login_required
 from django.contrib.auth.forms import AuthenticationForm
 from django.contrib.auth.views import LoginView
-from django.core.paginator import Paginator
-from django.db.models import Exists, OuterRef, Q
+from django.core.exceptions import BadRequest
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import redirect, render
 from django.template.loader import render_to_string
 from django.templatetags.static import static
 from django.urls import reverse
-from django.utils import timezone
 from django.utils.translation import get_language, gettext
 from django.views.decorators.cache import never_cache
 from django.views.decorators.csrf import ensure_csrf_cookie
@@ -24,12 +23,11 @@ from django.views.decorators.gzip import gzip_page
 from django.views.decorators.http import require_POST, require_safe
 from django.views.i18n import set_language
 
-from calls import conf, history, push, switchboard
+from calls import conf, history, push, search, switchboard
+from calls import people as listed
 from calls.models import name_of
 from calls.switchboard import sign_out
 from devices.models import Device, Line
-
-PEOPLE_A_PAGE = 100
 
 # What the page's scripts ask for, by the names of urls.py.
 URLS = {
@@ -70,21 +68,21 @@ def client(request: HttpRequest) -> HttpResponse:
 
 
 @require_safe
+@never_cache
 def people(request: HttpRequest) -> JsonResponse:
-    """Everybody else whose names contain the words of `q`, online first: `{people: [{id, name, online}], more}`."""
+    """Everybody else whose names contain the words of `q`, 100 by name, online first: `{people: [{id, name, online}],
+    next, more}`. `after` is the `next` of the page before; `more` says whether there is one, for older clients."""
     if not request.user.is_authenticated:
         return JsonResponse({"error": "Sign in first."}, status=401)
-    User = get_user_model()
-    online = Device.objects.filter(user=OuterRef("pk"), signed_out_at=None, online_until__gt=timezone.now())
-    others = User._default_manager.filter(is_active=True).exclude(pk=request.user.pk).annotate(online=Exists(online))
-    for word in request.GET.get("q", "")[:150].replace("\0", "").split():
-        others = others.filter(
-            Q(username__icontains=word) | Q(first_name__icontains=word) | Q(last_name__icontains=word)
-        )
-    pages = Paginator(others.order_by("-online", "first_name", "last_name", "username"), PEOPLE_A_PAGE)
-    page = pages.get_page(request.GET.get("page"))
-    found = [{"id": each.get_username(), "name": name_of(each), "online": each.online} for each in page]
-    return JsonResponse({"people": found, "more": page.has_next()})
+    words, after = request.GET.get("q", ""), request.GET.get("after", "")
+    try:
+        with search.bounded() if words else nullcontext():
+            page = listed.page(request.user.pk, words=words, after=after)
+    except search.TookTooLong:
+        return JsonResponse({"error": "This search takes too long. Type more of the name."}, status=503)
+    except ValueError:
+        raise BadRequest("after is no cursor") from None
+    return JsonResponse({"people": page.people, "next": page.next, "more": page.next is not None})
 
 
 ICONS = (("calls/icon-192.png", "192x192", "any"), ("calls/icon-512.png", "512x512", "any"))
