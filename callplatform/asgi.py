@@ -13,8 +13,8 @@ http: Any = get_asgi_application()  # fills the app registry, so it comes before
 
 from channels.auth import AuthMiddlewareStack  # noqa: E402
 
-from callplatform import web  # noqa: E402
 from callplatform.origin import OriginCheck  # noqa: E402
+from callplatform.web import in_lanes  # noqa: E402
 from calls import clock, sign_ins  # noqa: E402
 from calls.consumers import SignalingConsumer  # noqa: E402
 from calls.hub import hub  # noqa: E402
@@ -43,7 +43,7 @@ async def lifespan(_scope: Any, receive: Any, send: Any) -> None:
 
 application = ProtocolTypeRouter(
     {
-        "http": web.in_lanes(http),
+        "http": in_lanes(http),
         "websocket": OriginCheck(socket),
         "lifespan": lifespan,
     }

@@ -11,7 +11,6 @@ from functools import cache
 from django.conf import settings
 from django.core.handlers.asgi import ASGIRequest
 from django.template.loader import render_to_string
-from django.urls import reverse
 from django.utils import translation
 
 from callplatform.lanes import Application, Client, Lane, Lanes, Receive, Scope, Send
@@ -24,8 +23,8 @@ sign_ins = Lane(settings.SIGN_INS_AT_ONCE, wait_s=10, queue=32)
 files = Lane(4, wait_s=10, queue=512)
 machines = Lane(4, wait_s=3, queue=64)
 
-FOR_MACHINES = {reverse("alive"), reverse("ready")}
-FIGURES = reverse("metrics")
+FOR_MACHINES = {"/healthz", "/readyz"}
+FIGURES = "/metrics"
 # What checks or makes a password: both ways to sign in, and in the panel a new account and a changed password.
 HASHES = re.compile(r"/(login|password|password_change|user/add)/$")
 SESSION = re.compile(rf"(?:^|;)\s*{re.escape(settings.SESSION_COOKIE_NAME)}=([^;]*)")
