@@ -205,7 +205,7 @@ def _idle(found: Results) -> str:
     empty = found.of("idle")[0]["empty_mib"]
     return (
         f"### Idle devices\n\nThe server process alone takes {empty} MiB. Devices that ping once in 20 s each "
-        f"cost {_pings(found)}.\n\n"
+        f"cost {_pings(found)}.{_looked_at(found)}\n\n"
         + table(("devices", "KiB each (PSS)", "KiB each (USS)", "CPU ms of a new device to connect"), rows)
         + _return(found)
     )
@@ -226,6 +226,21 @@ def _return(found: Results) -> str:
         f"\n\nAfter a restart ({row['stop_s']} s to stop with {row['devices']:,} devices, {row['start_s']} s to start) "
         f"all {row['devices']:,} are back within {row['back_s']} s, {number(row['per_s'])} a second. To come back "
         f"costs {number(row['cpu_ms']['all'])} ms of CPU each ({parts})."
+    )
+
+
+def _looked_at(found: Results) -> str:
+    """What is added by pages that ask who is online; nothing when that was not measured."""
+    measured = found.of("looked_at")
+    if not measured:
+        return ""
+    row, (_, pings) = measured[-1], found.of("pings")
+    used = {part: 1000 * (row["cores"][part] - pings["cores"][part]) for part in PARTS}
+    return (
+        f" {row['pages']:,} pages that ask each {row['every_s']} s for the presence of {row['people']} people add "
+        f"{sum(used.values()):.1f} ms of CPU a second ("
+        + ", ".join(f"{part} {each:.1f} ms" for part, each in used.items())
+        + ")."
     )
 
 

@@ -22,6 +22,8 @@ from benchmarks.wire import Device
 from scripts import services
 
 PING_S = 20  # what the server tells an idle device
+LOOKED_AT_S = 15  # how often a page that is looked at asks who is online of the people on its screen
+ON_SCREEN = 20  # people
 RATE = 50  # calls a second, for latency at a load that leaves room
 BUSY = 32  # calls at a time where one number has to do
 SHARE = 0.3  # of a core for each of two server processes that share one
@@ -38,13 +40,14 @@ class Plan(NamedTuple):
     sweep: int  # calls at a time while devices vary
     idle: tuple[int, ...]
     ping_s: float  # how long idle devices are watched: a minute, in which every sign-in is looked at once
+    looked_at: int  # of them, so many have a page that somebody looks at
     stored: int
     live: int
     held_back: int  # calls at a time for processes that are held back: what waits keeps them busy
 
 
-FULL = Plan(5, 2.5, (1, 8, 32, 128), (1, 3, 10, 30), 8, (1000, 5000), 3 * PING_S, 1_000_000, 5000, 6 * BUSY)
-QUICK = Plan(1, 1.5, (1, 32), (1, 10), 8, (500,), 5, 50_000, 500, 2 * BUSY)
+FULL = Plan(5, 2.5, (1, 8, 32, 128), (1, 3, 10, 30), 8, (1000, 5000), 3 * PING_S, 1000, 1_000_000, 5000, 6 * BUSY)
+QUICK = Plan(1, 1.5, (1, 32), (1, 10), 8, (500,), 5, 500, 50_000, 500, 2 * BUSY)
 
 
 class Bench:
@@ -253,6 +256,7 @@ async def _idle(bench: Bench, stores: Stores) -> None:
             there = number
         await _ping(devices, bench.plan.ping_s)  # until PostgreSQL has swept up after those who connected
         await _watch(bench, parts, devices)
+        await _watch(bench, parts, devices, bench.plan.looked_at)
         began = load.clock()
         await asyncio.to_thread(running.close)  # in order, and meanwhile the devices answer
     stopped = load.clock()
@@ -273,12 +277,16 @@ async def _idle(bench: Bench, stores: Stores) -> None:
             device.close()
 
 
-async def _watch(bench: Bench, parts: dict[str, list[int]], devices: list[Device]) -> None:
-    """The CPU of a server with these devices, which only ping."""
+async def _watch(bench: Bench, parts: dict[str, list[int]], devices: list[Device], looked_at: int = 0) -> None:
+    """The CPU of a server with these devices, which ping, and of which so many are looked at."""
     with meter.Window(parts) as window:
-        await _ping(devices, bench.plan.ping_s)
+        await asyncio.gather(_ping(devices, bench.plan.ping_s), _look_at_people(devices[:looked_at], bench.plan.ping_s))
     cores = {name: round(used / window.seconds, 4) for name, used in window.cpu.items()}
-    bench.add("pings", {"cores": cores, "every_s": PING_S}, devices=len(devices))
+    if looked_at:
+        row = {"cores": cores, "every_s": LOOKED_AT_S, "people": ON_SCREEN, "pages": looked_at}
+        bench.add("looked_at", row, devices=len(devices))
+    else:
+        bench.add("pings", {"cores": cores, "every_s": PING_S}, devices=len(devices))
 
 
 async def _ping(devices: list[Device], seconds: float) -> None:
@@ -287,6 +295,17 @@ async def _ping(devices: list[Device], seconds: float) -> None:
     for number in range(int(len(devices) * seconds / PING_S)):
         await asyncio.sleep(max(0.0, began + number * PING_S / len(devices) - load.clock()))
         devices[number % len(devices)].say("ping", calls={})
+    await asyncio.sleep(max(0.0, began + seconds - load.clock()))
+
+
+async def _look_at_people(devices: list[Device], seconds: float) -> None:
+    """Every page asks once in LOOKED_AT_S for the presence of the people on its screen, one page after the other. Each
+    shows another part of one list."""
+    began, people = load.clock(), -(-len(devices) // 3)
+    for number in range(int(len(devices) * seconds / LOOKED_AT_S)):
+        await asyncio.sleep(max(0.0, began + number * LOOKED_AT_S / len(devices) - load.clock()))
+        of = [f"i{(number + nth) % people}" for nth in range(ON_SCREEN)]
+        devices[number % len(devices)].say("presence", of=of)
     await asyncio.sleep(max(0.0, began + seconds - load.clock()))
 
 

@@ -9,9 +9,10 @@ from django.core.asgi import get_asgi_application
 from django.urls import path, re_path
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "callplatform.settings")
-http = get_asgi_application()  # fills the app registry, so it comes before the imports that need models
+http: Any = get_asgi_application()  # fills the app registry, so it comes before the imports that need models
 
 from callplatform.origin import OriginCheck  # noqa: E402
+from callplatform.web import in_lanes  # noqa: E402
 from calls import clock, sign_ins  # noqa: E402
 from calls.consumers import SignalingConsumer  # noqa: E402
 from calls.desk import desk  # noqa: E402
@@ -53,7 +54,7 @@ async def lifespan(_scope: Any, receive: Any, send: Any) -> None:
 
 application = ProtocolTypeRouter(
     {
-        "http": http,
+        "http": in_lanes(http),
         "websocket": OriginCheck(sockets),
         "lifespan": lifespan,
     }

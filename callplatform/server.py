@@ -32,6 +32,7 @@ from daphne.http_protocol import HTTPFactory, WebRequest  # noqa: E402
 from daphne.ws_protocol import WebSocketFactory, WebSocketProtocol  # noqa: E402
 from twisted.internet import reactor as twisted_reactor  # noqa: E402
 from twisted.logger import LogLevel, formatEvent, globalLogBeginner  # noqa: E402
+from twisted.web.http import HTTPChannel  # noqa: E402
 
 logger = logging.getLogger(__name__)
 reactor: Any = twisted_reactor  # its type knows only what all reactors have
@@ -47,7 +48,11 @@ INBOX_WEIGHT = 128 * 1024  # unread; a character may take 4 bytes in memory, and
 MESSAGE_WEIGHT = 1024  # what an empty message counts: 128 of them fill the inbox
 PIECES = 64  # of a message that is still coming, each with its own cost in memory; more are made one
 READ_BYTES = 4 * 1024  # parsed in one go, while all other sockets wait: it may be 700 pings
+FLOODING = 4429  # closes the socket of a peer that sends too many frames
+PIECE_COSTS = 30  # what a frame that is not a whole text counts: a ping, a pong, a part of a message
+FLOOD_MORE = 1000  # what a flooding peer may still send until it has read that it was closed; then it is dropped
 BODY_BYTES = 2_621_440  # of one HTTP request: Django's own limit, but daphne would hold all of it in memory first
+HANG_UP_S = 2  # for a peer to take the last words of a connection that is closed
 BACKLOG = 1024  # connections not accepted yet: a restart brings all devices back at once
 HANDSHAKE_S = 10  # for the application to accept a socket
 SAY = "callplatform.say"  # an extension of ASGI: a plain function that sends a text
@@ -170,9 +175,12 @@ class WebSocket(WebSocketProtocol):
         "paused",
         "state",
         "take",
+        "tokens",
         "transport",
         "unread",
     )
+    frame_rate: ClassVar[float]
+    frame_burst: ClassVar[float]
     CONFIG_ATTRS: ClassVar[list[str]] = []  # else each socket has a copy of all options, and says so to a log
     frame_data: list[bytes]
     message_data: list[bytes]
@@ -182,12 +190,13 @@ class WebSocket(WebSocketProtocol):
     asked: float
     unread: int  # the weight of its inbox
     take: Callable[[str], bool] | None  # what is offered each text first, while the application is patient
+    tokens: float  # how much it may send now; see `serve`
     __hash__ = object.__hash__  # daphne's are the same, but slow
     __eq__ = object.__eq__
 
     def connectionMade(self) -> None:
         self.paused, self.number, self.heard, self.asked, self.take = False, -1, 0.0, 0.0, None
-        self.unread = 0
+        self.unread, self.tokens = 0, self.frame_burst
         super().connectionMade()
         self.transport.bufferSize = READ_BYTES
 
@@ -229,10 +238,23 @@ class WebSocket(WebSocketProtocol):
                 text = (masked ^ mask & (1 << 8 * size) - 1).to_bytes(size, "little").decode()
             except UnicodeDecodeError:
                 break
+            self.tokens -= 1
+            if self.tokens < 0:  # autobahn counts this frame and those behind it
+                break
             if self.take is None or self.unread or not self.take(text):
                 self.application_queue.put_nowait({"type": "websocket.receive", "text": text})
             at = end
         return data[at:]
+
+    def onFrameBegin(self) -> None:
+        """Every frame counts, whatever is in it: a ping or an empty piece of a message costs as much work as a text."""
+        super().onFrameBegin()
+        frame: Any = self.current_frame
+        self.tokens -= 1 if frame.opcode == self.MESSAGE_TYPE_TEXT and frame.fin else PIECE_COSTS
+        if self.tokens < 0:
+            self.close(FLOODING, "flooding")
+            if self.tokens < -FLOOD_MORE:
+                self.dropConnection(abort=True)
 
     @property
     def is_midway(self) -> bool:
@@ -240,7 +262,9 @@ class WebSocket(WebSocketProtocol):
         return bool(self.data) or self.current_frame is not None or self.inside_message
 
     def note_heard(self) -> None:
-        self.heard = twisted_loop.time()
+        now = twisted_loop.time()
+        self.tokens = min(self.frame_burst, self.tokens + (now - self.heard) * self.frame_rate)
+        self.heard = now
 
     def pause(self) -> None:
         self.server.patient.remove(self)
@@ -445,11 +469,92 @@ class Request(WebRequest):
             self.basic_error(500, b"Internal Server Error", "The application gave no answer.")
 
 
+class Channel(HTTPChannel):
+    """A connection on which requests come, one after the other, each within its time. Twisted's own timeout begins anew
+    with every byte, so that a byte a minute would hold a connection for good."""
+
+    abortTimeout = HANG_UP_S
+    factory: Any  # a RequestFactory
+    transport: Any
+    address: str  # the peer's
+    waits = True  # for the first byte of a request
+    coming = False  # a request is on its way
+
+    def connectionMade(self) -> None:
+        super().connectionMade()
+        self.factory.note_unfinished(self)
+
+    def dataReceived(self, data: bytes) -> None:
+        if self.waits:
+            self.waits, self.coming = False, True
+            self.setTimeout(self.factory.headers_timeout)
+        super().dataReceived(data)
+
+    def resetTimeout(self) -> None:
+        """Bytes that trickle in gain no time."""
+
+    def allHeadersReceived(self) -> None:
+        super().allHeadersReceived()
+        self.setTimeout(self.factory.body_timeout)
+
+    def allContentReceived(self) -> None:
+        self.coming = False
+        self.factory.note_finished(self)
+        super().allContentReceived()
+
+    def requestDone(self, request: Any) -> None:
+        self.waits, self._savedTimeOut = True, self.factory.idle_timeout
+        super().requestDone(request)
+
+    def timeoutConnection(self) -> None:
+        if self.coming:
+            self.transport.write(b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\n\r\n")
+        super().timeoutConnection()
+
+    def connectionLost(self, reason: Any = None) -> None:
+        self.factory.note_finished(self)
+        super().connectionLost(reason)
+
+
 class RequestFactory(HTTPFactory):
+    """Makes a channel for each connection, and knows those that have not sent a whole request yet, by address."""
+
+    protocol: Any = Channel
+
+    def __init__(
+        self,
+        server: "Server",
+        headers_timeout: float,
+        body_timeout: float,
+        idle_timeout: float,
+        unfinished_per_address: int,
+    ) -> None:
+        super().__init__(server)
+        self.timeOut = self.headers_timeout = headers_timeout
+        self.body_timeout, self.idle_timeout = body_timeout, idle_timeout
+        self.most = unfinished_per_address
+        self.unfinished: dict[str, dict[Channel, None]] = {}  # of each address, the oldest first
+
     def buildProtocol(self, addr: Any) -> Any:
         channel = super().buildProtocol(addr)
         channel.requestFactory = Request
+        channel.address = getattr(addr, "host", "")
         return channel
+
+    def note_unfinished(self, channel: Channel) -> None:
+        """When an address has too many, the oldest is dropped: a client that works sends its request at once."""
+        of_address = self.unfinished.setdefault(channel.address, {})
+        if len(of_address) >= self.most:
+            oldest = next(iter(of_address))
+            del of_address[oldest]
+            oldest.transport.abortConnection()
+        of_address[channel] = None
+
+    def note_finished(self, channel: Channel) -> None:
+        of_address = self.unfinished.get(channel.address, {})
+        of_address.pop(channel, None)
+        if not of_address:
+            self.unfinished.pop(channel.address, None)
 
 
 class Server(DaphneServer):
@@ -463,6 +568,12 @@ class Server(DaphneServer):
         closing_timeout: float,
         reading_timeout: float,
         many_patient: int,
+        frame_rate: float,
+        frame_burst: float,
+        headers_timeout: float,
+        body_timeout: float,
+        idle_timeout: float,
+        unfinished_per_address: int,
     ) -> None:
         super().__init__(application, endpoints=["given to run()"], server_name="")
         self.connections: dict[Any, dict[str, Any]] = {}
@@ -471,9 +582,10 @@ class Server(DaphneServer):
         self.ping_interval, self.ping_timeout = ping_interval, ping_timeout
         self.closing_timeout, self.reading_timeout = closing_timeout, reading_timeout
         self.stopping = False
-        self.http_factory = RequestFactory(self)
+        self.http_factory = RequestFactory(self, headers_timeout, body_timeout, idle_timeout, unfinished_per_address)
         self.ws_factory = WebSocketFactory(self, server="")
         self.ws_factory.protocol = WebSocket
+        WebSocket.frame_rate, WebSocket.frame_burst = frame_rate, frame_burst
         self.ws_factory._batched_timer = twisted_loop  # autobahn's own fires up to 1 s early: a close of 1 s is none
         self.ws_factory.setProtocolOptions(
             allowNullOrigin=True,  # whose origin may connect is the application's to say
@@ -625,6 +737,12 @@ def serve(
     closing_timeout: float = 5.0,
     reading_timeout: float = 60.0,
     many_patient: int = 1000,
+    frame_rate: float = 1e9,
+    frame_burst: float = 1e9,
+    headers_timeout: float = 10.0,
+    body_timeout: float = 60.0,
+    idle_timeout: float = 30.0,
+    unfinished_per_address: int = 1000,
 ) -> None:
     """Serves the ASGI application until SIGTERM or SIGINT; exits with 1 and one sentence when it cannot listen.
 
@@ -641,6 +759,12 @@ def serve(
     received like everything else.
     scope["extensions"]["callplatform.say"]["text"] is a function that sends a text at once. What it returns False for
     has to be sent like everything else: the socket is not open, or something is unsent before it.
+    A socket may send `frame_burst` frames at once and `frame_rate` a second for long; a frame that is not a whole text
+    counts as 30. Beyond that it is closed with 4429, and dropped if it goes on. The default is practically no bound.
+    A request has `headers_timeout` seconds from its first byte to the end of its headers, and `body_timeout` seconds
+    for its body; a connection without a request is closed after `headers_timeout` seconds when it is new, else after
+    `idle_timeout` seconds. Of the connections of one address on which no whole request has come yet, the oldest is
+    dropped when there are more than `unfinished_per_address`.
     """
     try:
         if fd is not None:
@@ -651,5 +775,18 @@ def serve(
     except OSError as error:
         place = f"{host}:{port}" if fd is None else f"file descriptor {fd}"
         sys.exit(f"Cannot listen on {place}: {str(error.strerror).partition(' (')[0]}.")
-    server = Server(application, ping_interval, ping_timeout, closing_timeout, reading_timeout, many_patient)
+    server = Server(
+        application,
+        ping_interval,
+        ping_timeout,
+        closing_timeout,
+        reading_timeout,
+        many_patient,
+        frame_rate,
+        frame_burst,
+        headers_timeout,
+        body_timeout,
+        idle_timeout,
+        unfinished_per_address,
+    )
     server.run(listener, on_start, on_stop)

@@ -22,6 +22,8 @@ HTTPS = env.switch("HTTPS", not DEBUG)
 HOST = env.text("HOST", "127.0.0.1")
 PORT = env.whole("PORT", 8000, least=0, most=65535)
 PROCESSES = env.whole("PROCESSES", 1, least=1)
+PAGE_THREADS = env.whole("PAGE_THREADS", 6, least=1, most=200)
+SIGN_INS_AT_ONCE = 1  # passwords that are checked at a time
 
 GENERATED_KEY_PREFIX = "generated-insecure-"  # callplatform/checks.py refuses such a key outside debug
 
@@ -156,11 +158,18 @@ DEFAULT_OPTIONS: dict[str, dict[str, Any]] = {
         "timeout": 20,
         "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;",
     },
-    # Room for every socket thread and for the views beside them. A lock that waits this long is a fault, and says so.
+    # A connection for everything that may want one at a time: the sockets' threads, pages, sign-ins, batches, pings,
+    # the clock, and the sockets' handshakes; and one to spare. So none of them waits for another. A lock that waits
+    # this long is a fault, and says so.
     "django.db.backends.postgresql": {
         # Who waits for a connection is told `unavailable` well before a client takes its socket for dead. A pool that
         # gives up and begins anew finds PostgreSQL a second after its return; else it would look ever more rarely.
-        "pool": {"min_size": 1, "max_size": CALLS["DB_THREADS"] + 6, "timeout": 4, "reconnect_timeout": 5},
+        "pool": {
+            "min_size": 1,
+            "max_size": CALLS["DB_THREADS"] + PAGE_THREADS + SIGN_INS_AT_ONCE + 5,
+            "timeout": 4,
+            "reconnect_timeout": 5,
+        },
         # The hot path's own prepared statements (devices/prepared.py) look up by key, so the general plan is the right
         # one; to plan them anew each time costs more than to run them.
         "options": "-c lock_timeout=5s -c statement_timeout=30s -c idle_in_transaction_session_timeout=60s"
@@ -218,6 +227,8 @@ AXES_FAILURE_LIMIT = env.whole("SIGN_IN_TRIES", 10, least=1)
 AXES_COOLOFF_TIME = timedelta(seconds=env.seconds("SIGN_IN_LOCK_S", 900))
 AXES_RESET_ON_SUCCESS = True
 AXES_CLIENT_IP_CALLABLE = "calls.address.of_request"
+# A locked name costs no more: tries meanwhile are not counted, nor written down.
+AXES_RESET_COOL_OFF_ON_FAILURE_DURING_LOCKOUT = False
 AXES_LOCKOUT_TEMPLATE = "registration/locked.html"
 AXES_ENABLE_ACCESS_FAILURE_LOG = False
 AXES_DISABLE_ACCESS_LOG = True  # who signs in well is nobody's business here

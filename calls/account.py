@@ -9,6 +9,7 @@ import math
 import uuid
 from collections import defaultdict
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import wraps
 from typing import Annotated, Any, TypeVar
 
@@ -24,7 +25,7 @@ from django.views.decorators.http import require_POST, require_safe
 from msgspec import Meta, Struct
 
 from calls import history as calls_of
-from calls import machine, models, switchboard
+from calls import machine, models, search, switchboard
 from calls.after import push
 from calls.allowance import own_changes
 from calls.machine import Refused
@@ -80,13 +81,17 @@ def asked(request: HttpRequest, kind: type[Body]) -> Body:
 @signed_in
 def history(request: HttpRequest) -> JsonResponse:
     """A page of the own calls: `{calls: […], next, missed}`. `q` words of names, `missed=1`, `before` an entry's id."""
-    before = request.GET.get("before", "")
-    page = calls_of.page(
-        request.user.pk,
-        words=request.GET.get("q", "")[:150].replace("\0", ""),
-        missed=request.GET.get("missed") == "1",
-        before=int(before) if before.isascii() and before.isdigit() and len(before) < 19 else None,
-    )
+    before, words = request.GET.get("before", ""), request.GET.get("q", "")
+    try:
+        with search.bounded() if words else nullcontext():
+            page = calls_of.page(
+                request.user.pk,
+                words=words,
+                missed=request.GET.get("missed") == "1",
+                before=int(before) if before.isascii() and before.isdigit() and len(before) < 19 else None,
+            )
+    except search.TookTooLong:
+        return JsonResponse({"error": "This search takes too long. Type more of the name."}, status=503)
     return JsonResponse({"calls": page.entries, "next": page.next, "missed": calls_of.missed(request.user.pk)})
 
 

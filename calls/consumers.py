@@ -19,7 +19,7 @@ from typing import Any, TypeVar, overload
 import msgspec
 from channels.consumer import AsyncConsumer
 
-from calls import address, conf, ice, logs, machine, metrics, models, pool, protocol, switchboard
+from calls import address, conf, ice, logs, machine, metrics, models, people, pool, protocol, switchboard
 from calls.arrivals import Visit
 from calls.desk import NotHeld, desk
 from calls.hub import Said, hub
@@ -48,6 +48,7 @@ SILENT_S = 1.0  # a socket that has said nothing for so long is told whether the
 UNAVAILABLE_MS = 1000
 BACK_MS = (1000, 5000)  # a socket that cannot be signed in is asked to come back after some time between these
 TOO_MANY_MS = 60_000  # for a new device, when the user has made very many in the last hour
+PRESENCE_MS = 1000  # for the next question for presence, when one is still being answered
 SAY = "callplatform.say"  # what our own server offers: to send a text without a coroutine
 PATIENCE = "callplatform.patience"  # and to read sockets that only ping all together
 
@@ -75,6 +76,7 @@ class SignalingConsumer(AsyncConsumer):
         self.can_be_patient = PATIENCE in offered
         self.busy = False  # with a command, before which nothing that comes later is answered
         self.obeying = False
+        self.asks_presence = False
         self.told: tuple[machine.Call, str] | None = None  # a change that this device asked for, and its view
         self.beat: Beat | None = None  # its device and this socket, once it has said hello
         self.beat_at = 0.0
@@ -117,6 +119,8 @@ class SignalingConsumer(AsyncConsumer):
             return
         if isinstance(frame, protocol.Ping):
             self._ping(frame)
+        elif isinstance(frame, protocol.Presence):
+            self._ask_presence(frame)
         else:
             self._be_patient(False)
             self.busy = True
@@ -124,18 +128,21 @@ class SignalingConsumer(AsyncConsumer):
             self.busy = False
 
     def _overhear(self, text: str) -> bool:
-        """Takes a ping without waking this socket's task, which takes as long as to answer it. Whatever else it is,
-        however little is wrong with it, goes the way of all frames."""
+        """Takes a ping, or a question for presence, without waking this socket's task, which takes as long as to answer
+        it. Whatever else it is, however little is wrong with it, goes the way of all frames."""
         if self.closing or self.busy or self._refill() < 1:
             return False
         try:
             frame = protocol.parse(text)
         except Refused:
             return False
-        if not isinstance(frame, protocol.Ping):
+        if not isinstance(frame, protocol.Ping | protocol.Presence):
             return False
         self.tokens -= 1
-        self._ping(frame)
+        if isinstance(frame, protocol.Ping):
+            self._ping(frame)
+        else:
+            self._ask_presence(frame)
         return True
 
     async def _answer(self, re: str, obeying: Coroutine[Any, Any, None]) -> None:
@@ -295,6 +302,23 @@ class SignalingConsumer(AsyncConsumer):
         self._send(protocol.encode(pong))
         if not self.calls:
             self._be_patient(True)
+
+    def _ask_presence(self, frame: protocol.Presence) -> None:
+        """Beside everything else, like a ping: no command waits for it. One question at a time for each socket."""
+        if self.seat is None:
+            self._reply(frame.id, None, protocol.bad("cmd", "Say hello first."))
+        elif self.asks_presence:
+            self._reply(frame.id, None, Refused("rate_limited", retry_ms=PRESENCE_MS))
+        else:
+            self.asks_presence = True
+            hub.spawn(self._answer(frame.id, self._tell_presence(frame)))
+
+    async def _tell_presence(self, frame: protocol.Presence) -> None:
+        try:
+            found = await people.presence.of(frame.of)
+        finally:
+            self.asks_presence = False
+        self._send(protocol.reply(frame.id, people=found))
 
     async def _heard(self, seat: Seat, call: machine.Call) -> machine.Call:
         """The call, after the others were told that this device, silent for a while, is back in it."""

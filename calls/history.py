@@ -1,7 +1,7 @@
 """A user's own calls as they were, read from the rows that the calls left behind: nothing is written twice.
 
-Everything is read in a number of statements that does not grow with the history. An entry that is taken out is only
-hidden from its owner.
+Everything is read in a number of statements, and from a number of rows, that does not grow with the history. An entry
+that is taken out is only hidden from its owner.
 """
 
 import datetime as dt
@@ -10,10 +10,12 @@ from typing import Any, Literal, NamedTuple
 
 from django.db.models import Exists, OuterRef, Q, QuerySet
 
+from calls import search
 from calls.machine import LIVE
 from calls.models import HistorySeen, Leg
 
 PAGE = 30
+LOOK = 2000  # calls that one page looks through
 MISSED_LOOK = 200  # calls back from the last one; the badge counts what was missed among them
 LONG_AGO = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 MISSED = Q(dir="in", state__in=("missed", "cancelled", "busy", "unreachable"))
@@ -31,26 +33,31 @@ class Page(NamedTuple):
 
 
 def page(key: Any, *, words: str = "", missed: bool = False, before: int | None = None) -> Page:
-    """One page of the user's ended calls with people whose names contain these words. Two statements.
+    """One page of the user's ended calls with people whose names contain these words. Three statements.
 
-    Pages go by the leg's id, which rises as calls are placed: an entry that is deleted meanwhile shifts nothing.
+    Pages go by the leg's id, which rises as calls are placed: an entry that is deleted meanwhile shifts nothing. Each
+    looks through at most LOOK calls, so that one in which little is found is short, or empty, and has a `next`.
     """
-    legs = _own(key)
+    mine = Leg.objects.filter(user=key).order_by("-id")
     if before is not None:
-        legs = legs.filter(id__lt=before)
+        mine = mine.filter(id__lt=before)
+    last = mine.values_list("id", flat=True)[LOOK - 1 : LOOK].first()
+    if last is not None:
+        mine = mine.filter(id__gte=last)
+    legs = mine.filter(hidden=False, call__state="ended")
     if missed:
         legs = legs.filter(MISSED)
-    for word in words.split():
+    for word in search.words(words):
         named = Leg.objects.filter(Q(name__icontains=word) | Q(username__icontains=word), call=OuterRef("call"))
         legs = legs.filter(Exists(named.exclude(user=key)))
-    found = list(legs.select_related("call").order_by("-id")[: PAGE + 1])
+    found = list(legs.select_related("call")[: PAGE + 1])
     shown = found[:PAGE]
     others: dict[Any, list[dict[str, str]]] = {}
     with_whom = Leg.objects.filter(call__in=[leg.call_id for leg in shown]).exclude(user=key).order_by("id")
     for call, username, name in with_whom.values_list("call", "username", "name"):
         others.setdefault(call, []).append({"id": username, "name": name})
     entries = [_entry(leg, others.get(leg.call_id, [])) for leg in shown]
-    return Page(entries, shown[-1].id if len(found) > PAGE else None)
+    return Page(entries, shown[-1].id if len(found) > PAGE else last)
 
 
 def missed(key: Any) -> int:

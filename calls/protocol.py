@@ -153,9 +153,13 @@ class Ping(Frame, frozen=True):
     calls: Annotated[dict[uuid.UUID, int], Meta(max_length=64)] = {}
 
 
+class Presence(Frame, frozen=True):
+    of: Annotated[list[Username], Meta(min_length=1, max_length=100)]
+
+
 AboutCall = Ringing | Answer | Reject | Hangup | End | Add | Remove | Move | Hold | Media
 AnyCommand = Hello | Invite | AboutCall | Signal | MultiDevice
-AnyFrame = AnyCommand | Ping
+AnyFrame = AnyCommand | Ping | Presence
 
 _decoder = msgspec.json.Decoder(AnyFrame)
 _encoder = msgspec.json.Encoder()

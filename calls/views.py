@@ -1,16 +1,16 @@
 """The client's page, the people in it, what makes it an application, and signing out."""
 
 import uuid
+from contextlib import nullcontext
 from typing import Any
 
 import msgspec
 from django.conf import settings
-from django.contrib.auth import get_user_model, logout
+from django.contrib.auth import logout
 from django.contrib.auth.decorators import login_required
 from django.contrib.auth.forms import AuthenticationForm
 from django.contrib.auth.views import LoginView
-from django.core.paginator import Paginator
-from django.db.models import Exists, OuterRef, Q
+from django.core.exceptions import BadRequest
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect, JsonResponse
 from django.shortcuts import redirect, render
 from django.template.loader import render_to_string
@@ -23,14 +23,12 @@ from django.views.decorators.gzip import gzip_page
 from django.views.decorators.http import require_POST, require_safe
 from django.views.i18n import set_language
 
-from calls import conf, history, switchboard
+from calls import conf, history, search, switchboard
+from calls import people as listed
 from calls.after import push
 from calls.models import name_of
-from devices import times
 from devices.models import Device, Line
 from devices.sessions import stored_key
-
-PEOPLE_A_PAGE = 100
 
 # What the page's scripts ask for, by the names of urls.py.
 URLS = {
@@ -74,20 +72,19 @@ def client(request: HttpRequest) -> HttpResponse:
 @require_safe
 @never_cache
 def people(request: HttpRequest) -> JsonResponse:
-    """Everybody else whose names contain the words of `q`, online first: `{people: [{id, name, online}], more}`."""
+    """Everybody else whose names contain the words of `q`, 100 by name, online first: `{people: [{id, name, online}],
+    next, more}`. `after` is the `next` of the page before; `more` says whether there is one, for older clients."""
     if not request.user.is_authenticated:
         return JsonResponse({"error": "Sign in first."}, status=401)
-    User = get_user_model()
-    online = Device.objects.filter(user=OuterRef("pk"), signed_out_at=None, online_until__gt=times.now())
-    others = User._default_manager.filter(is_active=True).exclude(pk=request.user.pk).annotate(online=Exists(online))
-    for word in request.GET.get("q", "")[:150].replace("\0", "").split():
-        others = others.filter(
-            Q(username__icontains=word) | Q(first_name__icontains=word) | Q(last_name__icontains=word)
-        )
-    pages = Paginator(others.order_by("-online", "first_name", "last_name", "username"), PEOPLE_A_PAGE)
-    page = pages.get_page(request.GET.get("page"))
-    found = [{"id": each.get_username(), "name": name_of(each), "online": each.online} for each in page]
-    return JsonResponse({"people": found, "more": page.has_next()})
+    words, after = request.GET.get("q", ""), request.GET.get("after", "")
+    try:
+        with search.bounded() if words else nullcontext():
+            page = listed.page(request.user.pk, words=words, after=after)
+    except search.TookTooLong:
+        return JsonResponse({"error": "This search takes too long. Type more of the name."}, status=503)
+    except ValueError:
+        raise BadRequest("after is no cursor") from None
+    return JsonResponse({"people": page.people, "next": page.next, "more": page.next is not None})
 
 
 ICONS = (("calls/icon-192.png", "192x192", "any"), ("calls/icon-512.png", "512x512", "any"))

@@ -62,6 +62,7 @@ def argument(text: str) -> str:
         (frame("ping"), protocol.Ping("x")),
         (frame("ping", calls={CALL: 10**30}), protocol.Ping("x", {uuid.UUID(CALL): 10**30})),
         (frame("ping", id="x" * 64), protocol.Ping("x" * 64)),
+        (frame("presence", of=["bob", "carol"]), protocol.Presence("x", of=["bob", "carol"])),
     ],
 )
 def test_each_command_of_the_contract_is_understood(text, expected):
@@ -72,7 +73,7 @@ def test_the_commands_are_those_of_the_contract():
     tags = {each.__struct_config__.tag for each in typing.get_args(protocol.AnyFrame)}
     assert tags == {
         "hello", "invite", "ringing", "answer", "reject", "hangup", "end", "add", "remove", "move", "hold", "media",
-        "signal", "multi_device", "ping",
+        "signal", "multi_device", "ping", "presence",
     }  # fmt: skip
 
 
@@ -181,7 +182,7 @@ json_values = st.recursive(
 )
 ARGUMENTS = [
     "id", "cmd", "call", "to", "kind", "data", "ring_s", "age", "and", "page", "device", "take", "mic", "cam", "body",
-    "on", "calls", "user", "do",
+    "on", "calls", "user", "do", "of",
 ]  # fmt: skip
 COMMANDS = [each.__struct_config__.tag for each in typing.get_args(protocol.AnyFrame)]
 

@@ -99,7 +99,7 @@ def test_postgresql_has_a_pool_with_room_for_the_socket_threads_and_impatient_lo
     assert (local["HOST"], local["NAME"]) == ("/var/Run/postgresql", "calls"), "the directory of a Unix socket"
     odd = load(SECRET_KEY=KEY, DATABASE_URL="postgres://%2Fme:secret@db/calls")["DATABASES"]["default"]
     assert (odd["HOST"], odd["USER"]) == ("db", "/me")
-    assert database["OPTIONS"]["pool"] == {"min_size": 1, "max_size": 9, "timeout": 4, "reconnect_timeout": 5}
+    assert database["OPTIONS"]["pool"] == {"min_size": 1, "max_size": 15, "timeout": 4, "reconnect_timeout": 5}
     assert database["OPTIONS"]["sslmode"] == "require"
     assert "lock_timeout=5s" in database["OPTIONS"]["options"]
     assert "synchronous_commit=on" in database["OPTIONS"]["options"]
@@ -160,6 +160,7 @@ def test_numbers_and_lists_are_read(load: Any) -> None:
         ("PROCESSES", "0"),
         ("PROCESSES", "1.5"),
         ("DB_THREADS", "0"),
+        ("PAGE_THREADS", "0"),
         ("MAX_INCOMING", "-1"),
         ("MAX_OUTGOING", "many"),
         ("RING_S", "-3"),

@@ -78,8 +78,11 @@ def test_people_are_searched_by_name(alice, q, who):
     assert bool(found) == bool(who)
 
 
-def test_a_page_number_that_is_none_is_the_first_page(alice):
-    assert alice.get("/people/", {"page": "x"}).json()["people"]
+def test_the_list_of_people_is_kept_nowhere_and_has_no_page_before_a_cursor_of_its_own(alice):
+    answer = alice.get("/people/")
+    assert "no-store" in answer["Cache-Control"]
+    assert answer.json()["next"] is None
+    assert alice.get("/people/", {"after": "x"}).status_code == 400
 
 
 async def test_signing_out_closes_the_page_and_leaves_the_call(page, people):

@@ -10,7 +10,7 @@ from django.contrib import admin, messages
 from django.contrib.admin import helpers
 from django.contrib.admin.exceptions import DisallowedModelAdminLookup
 from django.contrib.admin.options import IncorrectLookupParameters
-from django.contrib.admin.views.main import ChangeList
+from django.contrib.admin.views.main import SEARCH_VAR, ChangeList
 from django.contrib.auth import get_user_model
 from django.core.exceptions import PermissionDenied, ValidationError
 from django.core.paginator import Paginator
@@ -26,6 +26,7 @@ from import_export.admin import ExportMixin
 from import_export.formats.base_formats import CSV, XLSX
 from import_export.forms import ExportForm
 
+from calls import search
 from calls.admin import exports
 
 MAX_COUNTED = 2_000  # rows of a list that are counted; whoever looks for more narrows the list
@@ -155,9 +156,23 @@ class PanelAdmin(admin.ModelAdmin):
             raise PermissionDenied
         return super().history_view(request, object_id, extra_context)
 
+    def get_search_results(
+        self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
+    ) -> tuple[QuerySet[Any], bool]:
+        return super().get_search_results(request, queryset, " ".join(search.words(search_term)))
+
     def changelist_view(self, request: HttpRequest, extra_context: Any = None) -> HttpResponse:
         title = str(self.opts.verbose_name_plural)
-        return super().changelist_view(request, {"title": title[0].upper() + title[1:], **(extra_context or {})})
+        context = {"title": title[0].upper() + title[1:], **(extra_context or {})}
+        if request.method != "GET" or not request.GET.get(SEARCH_VAR):
+            return super().changelist_view(request, context)
+        try:
+            with search.bounded():
+                response = super().changelist_view(request, context)
+                return response.render() if isinstance(response, TemplateResponse) else response
+        except search.TookTooLong:
+            messages.error(request, "The search took too long and was ended. Type more of the name.")
+            return redirect(request.path)
 
 
 class ReadOnlyAdmin(PanelAdmin):
@@ -211,7 +226,7 @@ def people_named(term: str) -> QuerySet[Any]:
 
 def with_words(people: QuerySet[Any], term: str, columns: Iterable[str]) -> QuerySet[Any]:
     """Those of the people who have every word of the term in one of the columns."""
-    for word in term.replace("\0", "").split():
+    for word in search.words(term):
         people = people.filter(reduce(or_, (Q(**{f"{column}__icontains": word}) for column in columns)))
     return people
 

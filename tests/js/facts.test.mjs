@@ -4,7 +4,8 @@ import { test } from "node:test";
 import { incomingFacts, noticeFacts, peopleFacts, qualityOf, ringingFacts, stageFacts } from "../../calls/static/calls/facts.js";
 import { inCallWords, outgoingWords } from "../../calls/static/calls/words.js";
 
-const person = (id, online = true) => ({ id, name: id, online });
+const person = (id) => ({ id, name: id });
+const presence = new Map();
 const keys = (rows) => rows.map((one) => one.key);
 
 test("favourites come first, then whom I called last, then everybody else, each once", () => {
@@ -13,22 +14,32 @@ test("favourites come first, then whom I called last, then everybody else, each 
     query: "",
     favourites: [{ id: "cid", name: "cid" }],
     recent: [{ id: "ben", name: "ben" }, { id: "cid", name: "cid" }],
+    presence,
   });
   assert.deepEqual(keys(rows), ["group:favourites", "cid", "group:recent", "ben", "group:others", "ann"]);
   assert.deepEqual(rows.filter((one) => one.favourite).map((one) => one.id), ["cid"]);
 });
 
 test("without favourites and calls there are no headings", () => {
-  assert.deepEqual(keys(peopleFacts({ list: [person("ann")], query: " ", favourites: [], recent: [] })), ["ann"]);
+  assert.deepEqual(keys(peopleFacts({ list: [person("ann")], query: " ", favourites: [], recent: [], presence })), ["ann"]);
 });
 
-test("a favourite whom the server did not list is there, and not called online or offline", () => {
-  const [, row] = peopleFacts({ list: [], query: "", favourites: [{ id: "zoe", name: "Zoe" }], recent: [] });
-  assert.deepEqual([row.id, row.online], ["zoe", undefined]);
+test("a favourite whom the server did not list is there, and not called online or offline until that is known", () => {
+  const facts = { list: [], query: "", favourites: [{ id: "zoe", name: "Zoe" }], recent: [] };
+  assert.deepEqual(peopleFacts({ ...facts, presence })[1].online, undefined);
+  assert.deepEqual(peopleFacts({ ...facts, presence: new Map([["zoe", true]]) })[1].online, true);
+});
+
+test("who is online comes first, in the order of names, also in what was found", () => {
+  const facts = { list: ["ann", "ben", "cid", "dan"].map(person), favourites: [], recent: [] };
+  const online = new Map([["ann", false], ["ben", true], ["dan", true]]);
+  for (const query of ["", "n"]) {
+    assert.deepEqual(keys(peopleFacts({ ...facts, query, presence: online })), ["ben", "dan", "ann", "cid"]);
+  }
 });
 
 test("a search shows what was found and nothing else", () => {
-  const rows = peopleFacts({ list: [person("ann")], query: "an", favourites: [{ id: "zoe", name: "Zoe" }], recent: [] });
+  const rows = peopleFacts({ list: [person("ann")], query: "an", favourites: [{ id: "zoe", name: "Zoe" }], recent: [], presence });
   assert.deepEqual(keys(rows), ["ann"]);
 });
 

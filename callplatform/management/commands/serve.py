@@ -35,6 +35,8 @@ class Command(BaseCommand):
         self._refuse_missing_files()
         from callplatform.asgi import application, stop
         from callplatform.server import serve
+        from calls import conf
+        from calls.consumers import MAX_DEBT
         from calls.hub import hub
 
         with self._alone():
@@ -45,6 +47,9 @@ class Command(BaseCommand):
                 fd=options["fd"],
                 on_start=hub.start,
                 on_stop=stop,
+                frame_rate=conf.get("FRAME_RATE"),
+                # The consumer refuses and closes a flood of texts, in words; what the server counts comes after that.
+                frame_burst=conf.get("FRAME_BURST") + 2 * MAX_DEBT,
             )
 
     def _refuse_old_database(self) -> None:

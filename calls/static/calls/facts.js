@@ -6,16 +6,20 @@ const NOT_REACHED_MS = 10_000;
 const WEAK = { rtt: 800, loss: 0.1 }; // ms; share of packets
 const FAIR = { rtt: 350, loss: 0.03 };
 
-// The people in their order: favourites, whom I talked with last, the others; a search shows what it found.
+// The people in their order: favourites, whom I talked with last, the others with those first who are online; a search
+// shows what it found. `presence`: id → whether the person is online, as far as that is known.
 // Returns [{key, group}] for headings and [{key, id, name, online, favourite}] for people.
-export function peopleFacts({ list, query, favourites, recent }) {
+export function peopleFacts({ list, query, favourites, recent, presence }) {
   const liked = new Set(favourites.map((one) => one.id));
   const known = new Map(list.map((one) => [one.id, one]));
-  const row = (one) => ({ ...one, ...known.get(one.id), key: one.id, favourite: liked.has(one.id) });
-  if (query.trim()) return list.map(row);
+  const row = (one) => ({
+    ...one, ...known.get(one.id), key: one.id, online: presence.get(one.id), favourite: liked.has(one.id),
+  });
+  const ordered = [...list].sort((a, b) => Number(presence.get(b.id) ?? false) - Number(presence.get(a.id) ?? false));
+  if (query.trim()) return ordered.map(row);
   const lately = recent.filter((one) => !liked.has(one.id));
   const shown = new Set([...liked, ...lately.map((one) => one.id)]);
-  const groups = Object.entries({ favourites, recent: lately, others: list.filter((one) => !shown.has(one.id)) });
+  const groups = Object.entries({ favourites, recent: lately, others: ordered.filter((one) => !shown.has(one.id)) });
   const filled = groups.filter(([, people]) => people.length);
   return filled.flatMap(([group, people]) => [
     ...(shown.size ? [{ key: `group:${group}`, group: groupWords(group) }] : []),

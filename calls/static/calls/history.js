@@ -2,6 +2,7 @@
 import { agoWords, dayWords, gettext, lengthWords, momentWords, ngettext, put, timeWords } from "./text.js";
 
 const TYPING_MS = 200;
+const FEW = 10; // entries; when fewer were found, the search goes on by itself
 
 // How a call went: {words, mark}. The mark chooses the sign in front.
 export function outcomeWords({ dir, outcome, busy, secs, device }) {
@@ -77,7 +78,7 @@ export class History {
   // The first page anew; what is shown stays until it is there.
   async load() {
     const asked = ++this.#asked;
-    const found = await this.#account.read(this.#urls.list, this.#query());
+    const found = await this.#read(asked);
     if (asked !== this.#asked) return;
     this.#state = found ? "ready" : "failed";
     if (found) {
@@ -110,12 +111,24 @@ export class History {
     return { q: this.#id("history-search").value.trim(), missed: this.#missedOnly };
   }
 
+  // A page may be short, or empty: for each the server looks through a bounded number of calls.
+  async #read(asked, before = null) {
+    const query = this.#query();
+    let found = await this.#account.read(this.#urls.list, { ...query, before });
+    while (found && found.next !== null && found.calls.length < FEW && asked === this.#asked) {
+      const further = await this.#account.read(this.#urls.list, { ...query, before: found.next });
+      if (!further) break;
+      found = { ...further, calls: [...found.calls, ...further.calls] };
+    }
+    return found;
+  }
+
   async #more() {
     if (this.#next === null || this.#box.hidden) return;
     const before = this.#next;
     const asked = ++this.#asked;
     this.#next = null;
-    const found = await this.#account.read(this.#urls.list, { ...this.#query(), before });
+    const found = await this.#read(asked, before);
     if (asked !== this.#asked) return;
     this.#next = found ? found.next : before;
     if (found) this.#entries = [...this.#entries, ...found.calls];

@@ -18,7 +18,10 @@ import { every, steadyTimers } from "./timers.js";
 import { bannerWords, linkWords, refusalWords, spoken, titleWords } from "./words.js";
 
 const OFFLINE_BANNER_MS = 1_500;
-const PEOPLE_EVERY_MS = 15_000;
+const PRESENCE_EVERY_MS = 15_000;
+const PRESENCE_WITHIN_MS = 5_000;
+const MOST_ASKED = 100; // people in one question for presence
+const SCROLLED_MS = 300;
 const QUALITY_EVERY_MS = 2_000;
 const TICK_MS = 500;
 const ASLEEP_MS = 15_000; // no tick for so long: the machine slept
@@ -126,6 +129,7 @@ function hear(frame) {
     welcomed = true;
     identity.steal(); // for this browser's other tabs, and for the next reload
     sessions.repeat();
+    timers.setTimeout(lookWhoIsOnline, 0); // when the favourites are drawn
   }
   if (frame.t === "history" && frame.missed === 0) phone.missed.clear(); // seen in the history, here or elsewhere
   if (frame.t === "device") identity.keep({ name: frame.device.name });
@@ -314,6 +318,37 @@ function announce(ringing, stage) {
   attention.show({ title, flash, ringing: ringingFacts(phone, me.id, now()) });
 }
 
+// ── the people on the screen ────────────────────────────────────────────────────────────────────────────────────────
+
+let looking = false;
+
+async function lookWhoIsOnline() {
+  if (looking || document.visibilityState !== "visible" || socket.status !== "online") return;
+  const of = screens.peopleOnScreen(MOST_ASKED);
+  if (!of.length) return;
+  looking = true;
+  const reply = await socket.request("presence", { of }, { within: PRESENCE_WITHIN_MS });
+  looking = false;
+  if (reply.ok) people.see(reply.people);
+}
+
+// Somebody looks at the page again.
+function lookedAt() {
+  if (document.visibilityState !== "visible") return;
+  if (people.stale) people.load();
+  else lookWhoIsOnline();
+}
+
+let scrolled = null;
+function peopleScrolled() {
+  if (scrolled !== null) return;
+  scrolled = timers.setTimeout(async () => {
+    scrolled = null;
+    if (screens.nearTheEnd) await people.more();
+    lookWhoIsOnline();
+  }, SCROLLED_MS);
+}
+
 // ── time and the browser ────────────────────────────────────────────────────────────────────────────────────────────
 
 function networkChanged() {
@@ -336,7 +371,7 @@ every(timers, TICK_MS, () => {
   if (offlineSince !== null || phone.busy) update();
 });
 every(timers, QUALITY_EVERY_MS, () => sessions.size && sessions.measure());
-every(timers, PEOPLE_EVERY_MS, () => document.visibilityState === "visible" && people.load());
+every(timers, PRESENCE_EVERY_MS, lookWhoIsOnline);
 addEventListener("online", networkChanged);
 addEventListener("pageshow", (event) => event.persisted && !gate && wake());
 let network = navigator.connection?.type;
@@ -349,10 +384,12 @@ document.addEventListener("visibilitychange", () => {
   update();
   if (document.visibilityState !== "visible") return;
   socket.nudge();
-  people.load();
+  lookedAt();
 });
 document.addEventListener("fullscreenchange", update);
-addEventListener("focus", () => people.load());
+document.addEventListener("scroll", peopleScrolled, { capture: true, passive: true });
+addEventListener("focus", lookedAt);
+addEventListener("hashchange", lookedAt);
 addEventListener("click", () => soundBlocked && sounds.unlock());
 addEventListener("keydown", () => soundBlocked && sounds.unlock());
 

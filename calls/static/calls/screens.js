@@ -132,6 +132,27 @@ export class Screens {
       (facts.gate && "gate") || (facts.incoming.length && "incoming") || facts.stage?.screen || "people";
   }
 
+  // The ids of the people whose rows can be seen, at most so many; none while a call or a gate covers them.
+  peopleOnScreen(most) {
+    if (this.#id("home").inert) return [];
+    const { innerHeight } = this.#document.defaultView;
+    const seen = this.#rows().filter((row) => {
+      const { top, bottom, height } = row.getBoundingClientRect();
+      return height > 0 && bottom > 0 && top < innerHeight;
+    });
+    return seen.slice(0, most).map((row) => row.dataset.key);
+  }
+
+  // Whether the end of the list of people is on the screen, or nearly.
+  get nearTheEnd() {
+    const last = this.#rows().at(-1)?.getBoundingClientRect();
+    return Boolean(last?.height) && last.top < 2 * this.#document.defaultView.innerHeight;
+  }
+
+  #rows() {
+    return [...this.#id("people").querySelectorAll(".person")];
+  }
+
   // For people who cannot see the screen; `now` interrupts what is being read.
   say(words, now = false) {
     const key = now ? "said-now" : "said";
@@ -237,7 +258,7 @@ export class Screens {
   #key(event) {
     const { key, target } = event;
     if (event.altKey || event.ctrlKey || event.metaKey) return;
-    const rows = [...this.#id("people").querySelectorAll(".person")];
+    const rows = this.#rows();
     const row = target.closest?.(".person");
     const step = { ArrowDown: 1, ArrowUp: -1 }[key];
     if (step && rows.length && (row || target.id === "search")) {

@@ -1,0 +1,79 @@
+"""HTTP for Django, in lanes: which request takes which, and what is said to those whose turn does not come.
+
+Pages, sign-ins, static files and what machines ask have a lane each, so that none of them waits for another.
+"""
+
+import io
+import ipaddress
+import re
+from functools import cache
+
+from django.conf import settings
+from django.core.handlers.asgi import ASGIRequest
+from django.template.loader import render_to_string
+from django.utils import translation
+
+from callplatform.lanes import Application, Client, Lane, Lanes, Receive, Scope, Send
+from calls import address
+
+pages = Lane(settings.PAGE_THREADS, wait_s=5, queue=256)
+# A password takes a third of a second of one core to be checked. More than one at a time, and a server process, which
+# has one core as a rule, would do little else.
+sign_ins = Lane(settings.SIGN_INS_AT_ONCE, wait_s=10, queue=32)
+files = Lane(4, wait_s=10, queue=512)
+machines = Lane(4, wait_s=3, queue=64)
+
+FOR_MACHINES = {"/healthz", "/readyz"}
+FIGURES = "/metrics"
+# What checks or makes a password: both ways to sign in, and in the panel a new account and a changed password.
+HASHES = re.compile(r"/(login|password|password_change|user/add)/$")
+SESSION = re.compile(rf"(?:^|;)\s*{re.escape(settings.SESSION_COOKIE_NAME)}=([^;]*)")
+
+
+def lane_of(scope: Scope) -> Lane:
+    path = scope["path"]
+    if path in FOR_MACHINES or (path == FIGURES and _header(scope, b"authorization")):
+        return machines
+    if path.startswith(settings.STATIC_URL):
+        return files
+    return sign_ins if scope["method"] == "POST" and HASHES.search(path) else pages
+
+
+def client_of(scope: Scope) -> Client:
+    """The address, of IPv6 the network that one customer has, and the session that the request says it has."""
+    where = address.of_scope(scope) or ""
+    if ":" in where:
+        where = str(ipaddress.ip_network((where, 64), strict=False))
+    session = SESSION.search(_header(scope, b"cookie").decode("latin-1"))
+    return Client(where, session[1] if session else "")
+
+
+def busy(scope: Scope) -> bytes:
+    """A page that says to try again, in the client's language."""
+    try:
+        language = translation.get_language_from_request(ASGIRequest(scope, io.BytesIO()))
+    except UnicodeDecodeError:
+        language = settings.LANGUAGE_CODE
+    return _busy(language, lane_of(scope) is sign_ins)
+
+
+@cache
+def _busy(language: str, signing_in: bool) -> bytes:
+    with translation.override(language):
+        return render_to_string("calls/busy.html", {"signing_in": signing_in}).encode()
+
+
+def _header(scope: Scope, name: bytes) -> bytes:
+    return b"; ".join(value for each, value in scope["headers"] if each.lower() == name)
+
+
+def in_lanes(django: Application) -> Application:
+    """Django's application, with a bound on how much of it one client can have."""
+
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        """What belongs to no user is asked without cookies: with one, Django would look for its session."""
+        if lane_of(scope) in (files, machines):
+            scope = {**scope, "headers": [header for header in scope["headers"] if header[0].lower() != b"cookie"]}
+        await django(scope, receive, send)
+
+    return Lanes(answer, lane_of, client_of, busy)
