@@ -14,6 +14,7 @@ from django.views.decorators.http import require_safe
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from calls import clock, conf, metrics, pool
+from calls.desk import desk
 from calls.hub import hub
 
 log = logging.getLogger(__name__)
@@ -33,7 +34,7 @@ def alive(request: HttpRequest) -> HttpResponse:
 @require_safe
 async def ready(request: HttpRequest) -> JsonResponse:
     """Whether calls can be served here: 200 or 503, and what is well and what is not, by name."""
-    checks = {"database": _database(), "layer": _layer(), "clock": _clock()}
+    checks = {"database": _database(), "orders": desk.check(), "layer": _layer(), "clock": _clock()}
     results = await asyncio.gather(
         *(asyncio.wait_for(check, PATIENCE_S) for check in checks.values()), return_exceptions=True
     )

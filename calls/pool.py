@@ -4,6 +4,7 @@ A bounded pool of our own: Channels' default puts all of it on one thread, where
 """
 
 import asyncio
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
@@ -17,6 +18,8 @@ from calls import conf
 P = ParamSpec("P")
 T = TypeVar("T")
 
+QUEUE_S = 10.0  # for a thread; a client has given up by then
+
 # The database is away, or too slow to be waited for. Anything else that it raises is a fault of ours.
 AWAY = (OperationalError, InterfaceError, PoolTimeout)
 
@@ -28,12 +31,18 @@ def executor() -> ThreadPoolExecutor:
 
 
 async def run(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Runs blocking database work in the pool. A cancelled caller does not stop work that has begun."""
-    job = partial(_job, work, *args, **kwargs)
+    """Runs blocking database work in the pool. A cancelled caller does not stop work that has begun.
+
+    Raises PoolTimeout when no thread was free for QUEUE_S seconds: while the database is silent, every thread waits for
+    it, and what has queued up meanwhile must not be waited for when it is back.
+    """
+    job = partial(_job, time.monotonic() + QUEUE_S, work, *args, **kwargs)
     return await asyncio.get_running_loop().run_in_executor(executor(), job)
 
 
-def _job(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+def _job(until: float, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    if time.monotonic() > until:
+        raise PoolTimeout(f"no thread was free within {QUEUE_S:g} s")
     close_old_connections()
     try:
         return work(*args, **kwargs)
