@@ -191,7 +191,7 @@ class Link:
     async def _transact(self, work: Callable[[Ask], Awaitable[T]]) -> T:
         try:
             result = await work(self._ask)
-            if self._server.transaction_status != pq.TransactionStatus.IDLE:
+            if self.is_open and self._server.transaction_status != pq.TransactionStatus.IDLE:
                 raise RuntimeError("the work has not committed")
         except BaseException:
             await self._roll_back()
@@ -199,7 +199,8 @@ class Link:
         return result
 
     async def _ask(self, statements: Iterable[Statement], *, commit: bool = False) -> list[bytes]:
-        assert self.connection is not None and self.loop is not None
+        if self.connection is None or self.loop is None:
+            raise OperationalError("the connection was lost")
         asked = list(statements)
         fresh = self._server.transaction_status == pq.TransactionStatus.IDLE
         begin: tuple[Statement, ...] = ()
@@ -256,7 +257,7 @@ class Link:
     async def _roll_back(self) -> None:
         """Leaves the connection as it was before, or closes it where that cannot be done at once."""
         try:
-            if not self.is_open or self.exchange is not None:
+            if not self.is_open or self._server.pipeline_status != pq.PipelineStatus.OFF:
                 self.close()  # it is lost, or an answer is still on its way
             elif self._server.transaction_status != pq.TransactionStatus.IDLE:
                 await self._ask([ROLLBACK])
