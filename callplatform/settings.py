@@ -11,6 +11,7 @@ from csp.constants import NONE, SELF
 from django.core.exceptions import ImproperlyConfigured
 
 from callplatform.environment import Environment
+from devices.database import Connection
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 VAR_DIR = BASE_DIR / "var"  # everything that running makes: never committed, kept between starts
@@ -158,25 +159,43 @@ DEFAULT_OPTIONS: dict[str, dict[str, Any]] = {
         "timeout": 20,
         "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;",
     },
-    # A connection for everything that may want one at a time: the sockets' threads, pages, sign-ins, batches, pings,
-    # the clock, and the sockets' handshakes; and one to spare. So none of them waits for another. A lock that waits
-    # this long is a fault, and says so.
+    # A connection for every thread that may want one at a time: the sockets' threads, pages, sign-ins; and one to spare.
+    # So none of them waits for another. The event loop (orders, pings, arrivals) and the clock (ticks, errands) have
+    # five connections beside the pool.
     "django.db.backends.postgresql": {
         # Who waits for a connection is told `unavailable` well before a client takes its socket for dead. A pool that
         # gives up and begins anew finds PostgreSQL a second after its return; else it would look ever more rarely.
         "pool": {
             "min_size": 1,
-            "max_size": CALLS["DB_THREADS"] + PAGE_THREADS + SIGN_INS_AT_ONCE + 5,
+            "max_size": CALLS["DB_THREADS"] + PAGE_THREADS + SIGN_INS_AT_ONCE + 1,
             "timeout": 4,
             "reconnect_timeout": 5,
+            "connection_class": Connection,
         },
-        # The hot path's own prepared statements (devices/prepared.py) look up by key, so the general plan is the right
-        # one; to plan them anew each time costs more than to run them.
-        "options": "-c lock_timeout=5s -c statement_timeout=30s -c idle_in_transaction_session_timeout=60s"
-        " -c plan_cache_mode=force_generic_plan -c jit=off"
-        f" -c synchronous_commit={'on' if env.switch('SYNCHRONOUS_COMMIT', True) else 'off'}",
+        # A peer that is gone without a word is noticed by the kernel within 10 s: idle or waiting for an answer by
+        # probes, with something unsent by the lack of an acknowledgement.
+        "connect_timeout": 3,
+        "keepalives": 1,
+        "keepalives_idle": 4,
+        "keepalives_interval": 2,
+        "keepalives_count": 3,
+        "tcp_user_timeout": 8000,  # milliseconds
     },
 }
+# The hot path's own prepared statements (devices/prepared.py) look up by key, so the general plan is the right one; to
+# plan them again each time costs more than to run them.
+DATABASE_SESSION = {
+    "lock_timeout": "5s",
+    "statement_timeout": "30s",
+    "idle_in_transaction_session_timeout": "60s",
+    "plan_cache_mode": "force_generic_plan",
+    "jit": "off",
+    "synchronous_commit": "on" if env.switch("SYNCHRONOUS_COMMIT", True) else "off",
+}
+DATABASE_POOLER = env.switch("DATABASE_POOLER", False)
+if not DATABASE_POOLER:  # poolers refuse start-up options: `manage.py serve` says what to set instead
+    start_up = " ".join(f"-c {name}={value}" for name, value in DATABASE_SESSION.items())
+    DEFAULT_OPTIONS["django.db.backends.postgresql"]["options"] = start_up
 
 database = env.database("DATABASE_URL")
 if database is None:
@@ -186,6 +205,7 @@ elif database["ENGINE"] == "django.db.backends.sqlite3":
     database["NAME"] = BASE_DIR / database["NAME"]  # a relative path means the same file wherever a command is typed
 database["OPTIONS"] = DEFAULT_OPTIONS[database["ENGINE"]] | database.get("OPTIONS", {})
 database["CONN_MAX_AGE"] = 0  # the pool keeps connections; under ASGI a kept one would stay with a dead thread
+database["DISABLE_SERVER_SIDE_CURSORS"] = DATABASE_POOLER  # a cursor would be on another session's than the next fetch
 database.setdefault("CONN_HEALTH_CHECKS", True)  # after a restart of PostgreSQL, nobody is handed a dead connection
 DATABASES = {"default": database}
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"

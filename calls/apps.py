@@ -4,6 +4,8 @@ from django.apps import AppConfig
 from django.db import connections
 from django.db.models.signals import pre_migrate
 
+from devices.database import allow_long_statements
+
 
 class CallsConfig(AppConfig):
     name = "calls"
@@ -16,4 +18,4 @@ class CallsConfig(AppConfig):
 def _take_time(using: str, **_kwargs: Any) -> None:
     """An index on a large table takes longer than a statement of a server may."""
     if connections[using].vendor == "postgresql":
-        connections[using].cursor().execute("SET statement_timeout = 0")
+        allow_long_statements(using)

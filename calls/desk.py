@@ -1,14 +1,15 @@
 """Where a process's sockets hand in what they ask, and whatever waits at the same moment is settled together.
 
-One batch of orders at a time is on its way, and it never waits for a lock: what others hold, and whatever failed with
-its neighbours, is tried again alone, in a thread of its own, of which there are always some left. So one held row
-delays nobody but those who want it, and at low load an order goes straight through. Pings go another way, and delay no
-order.
-
-Devices that arrive go a third way, a batch at a time like orders.
+One batch of orders at a time is on its way, and it waits for no lock. An order that needs a row which others hold waits
+for it alone, in a thread. Whoever needs the same call or person meanwhile waits behind that order, without a thread and
+outside the batches. So one held row delays nobody but those who want it, and at low load an order goes straight
+through. A batch that fails is tried again order by order. Pings go another way, and delay no order. Devices that arrive
+go a third way, a batch at a time like orders.
 
 PostgreSQL is asked from the event loop itself, on a connection for orders, one for pings and one for arrivals: to hand
 an order to a thread and its outcome back takes as long as to decide it. SQLite is asked in a thread.
+
+Every wait has an end. A connection that does not answer is closed, and everybody in the batch is told `unavailable`.
 """
 
 import asyncio
@@ -22,13 +23,13 @@ from functools import partial
 from typing import Any, overload
 
 import msgspec
-from django.db import connection
+from django.db import OperationalError, connection
 from psycopg_pool import PoolTimeout
 
 from calls import arrivals, conf, metrics, pool, switchboard
 from calls.arrivals import Arrived, Visit
-from calls.machine import Call, Refused
-from calls.switchboard import Beat, CatchUp, Order, Outcome
+from calls.machine import Call, Due, End, Hangup, Refused
+from calls.switchboard import Beat, CatchUp, Order, Outcome, Perform, Place
 from devices import prepared, presence, sessions, times
 
 log = logging.getLogger(__name__)
@@ -39,6 +40,7 @@ BREATH_S = 0.005  # the longest pause between two batches of orders, in which th
 SHARE_S = 0.0005  # of it for each order but one of the last batch: what comes alone waits for nothing
 MAX_LEAVING = 256  # devices that leave in one transaction
 GATHER_S = 1.0  # the longest that a ping waits for others
+THREAD_S = 5.0  # for a thread that may wait for rows
 RETRY_MS = 1000  # for what is asked of a process that stops
 TURN = 32  # pings answered in one go, while all else waits
 MAX_IN_DOUBT = 1000  # calls of which it is not known whether an order was committed; the next ping repairs the others
@@ -52,11 +54,13 @@ class NotHeld(Exception):
 
 class Asked(msgspec.Struct, frozen=True):
     """One order or ping, who is told its outcome or what was raised, and the device and socket it was heard from, if
-    that is news."""
+    that is news. `tried` is when it was tried before, if that may have been committed."""
 
     what: Any  # an Order, a CatchUp, a Visit, or the Beat of a device that leaves
     asker: Callable[[Any], None]
     beat: Beat | None
+    waits: bool = True  # for rows that are held, or not found at once
+    tried: dt.datetime | None = None
 
     def tell(self, outcome: Any) -> None:
         """An asker that fails holds up no other."""
@@ -81,7 +85,10 @@ class Desk:
         self.look_began: float | None = None  # by time.monotonic(); None between two looks
         self.look_failed = float("-inf")
         self.for_orders, self.for_pings, self.for_visits = prepared.Link(), prepared.Link(), prepared.Link()
-        self.patient = asyncio.Semaphore(max(1, conf.get("DB_THREADS") // 2))  # the other threads wait for no lock
+        self.patient = asyncio.Semaphore(max(1, conf.get("DB_THREADS") // 2))  # the other threads wait for no row
+        self.waited_for: set[Any] = set()  # calls and people that an order in a thread needs
+        self.behind: deque[Asked] = deque()  # orders that need one of them too
+        self.one_by_one = 0  # so many orders are next to be tried alone, because their batch failed
 
     @overload
     def ask(self, what: Order, beat: Beat | None = None) -> "asyncio.Future[Outcome]": ...
@@ -102,15 +109,18 @@ class Desk:
         if isinstance(what, CatchUp):
             self.look(what, beat, asker)
         else:
-            tried = self.in_doubt.pop(what.call, None)
-            if tried is not None:
-                self._spawn(self._alone(Asked(what, asker, beat), tried))
-                return outcome
-            self.orders.append(Asked(what, asker, beat))
-            if not self.working:
-                self.working = True
-                self._spawn(self._work())
+            self.orders.append(Asked(what, asker, beat, tried=self.in_doubt.pop(what.call, None)))
+            self._start()
         return outcome
+
+    async def check(self) -> None:
+        """Passes an order that changes nothing through a batch, as all orders go. Raises what the database raised."""
+        self._begin()
+        outcome = asyncio.get_running_loop().create_future()
+        nothing = Perform(uuid.uuid4(), Due())  # there is no such call
+        self.orders.append(Asked(nothing, partial(pool.resolve, outcome), None, waits=False))
+        self._start()
+        await outcome
 
     def look(self, page: CatchUp, beat: Beat | None, asker: Callable[[Any], None]) -> None:
         """The same for a page's calls, without a future: `asker` gets them, or what was raised, in the event loop."""
@@ -148,11 +158,10 @@ class Desk:
             self._spawn(self._greet())
 
     def _begin(self) -> None:
-        """Starts again in another event loop."""
+        """Starts afresh in another event loop."""
         loop = asyncio.get_running_loop()
         if self.loop is not loop:
-            for link in (self.for_orders, self.for_pings, self.for_visits):
-                pool.executor().submit(link.close)
+            self.close()
             self.__init__()  # type: ignore[misc]
             self.loop = loop
 
@@ -172,19 +181,41 @@ class Desk:
             log.warning("%d orders or pings were not finished in %.0f s", len(self.tasks), within_s)
 
     def close(self) -> None:
-        """Gives its connections back, when its loop has ended. Blocks."""
+        """Ends its connections. Does not block."""
         for link in (self.for_orders, self.for_pings, self.for_visits):
             link.close()
+
+    def _start(self) -> None:
+        if not self.working:
+            self.working = True
+            self._spawn(self._work())
 
     async def _work(self) -> None:
         """Settles orders, a batch at a time, until none is left."""
         try:
             while self.orders:
-                orders = _some(self.orders, MAX_BATCH)
-                await self._settle(orders)
-                await asyncio.sleep(min(BREATH_S, SHARE_S * (len(orders) - 1)))
+                batch = self._next_batch()
+                if batch:
+                    await self._settle(batch)
+                    await asyncio.sleep(min(BREATH_S, SHARE_S * (len(batch) - 1)))
         finally:
             self.working = False
+
+    def _next_batch(self) -> list[Asked]:
+        """The orders that are next, without those that need what somebody in a thread waits for, and without those that
+        may be done already."""
+        batch: list[Asked] = []
+        most = 1 if self.one_by_one else MAX_BATCH
+        while self.orders and len(batch) < most:
+            asked = self.orders.popleft()
+            self.one_by_one = max(0, self.one_by_one - 1)
+            if asked.tried is not None:
+                self._wait(asked)
+            elif self.waited_for and not self.waited_for.isdisjoint(_needed(asked.what)):
+                self.behind.append(asked)
+            else:
+                batch.append(asked)
+        return batch
 
     async def _settle(self, orders: Sequence[Asked]) -> None:
         began = times.now()
@@ -194,15 +225,68 @@ class Desk:
             self._failed(orders, error, began)
             return
         for asked, outcome in zip(orders, outcomes, strict=True):
-            if outcome is None:
-                self._spawn(self._alone(asked))
+            if outcome is None and asked.waits:
+                self._wait(asked)
             else:
-                asked.tell(outcome if outcome.held else NotHeld())
+                asked.tell(NotHeld() if outcome and not outcome.held else outcome)
+
+    def _failed(self, orders: Sequence[Asked], error: Exception, began: dt.datetime) -> None:
+        """When the connection was lost, nobody knows what was committed: each order is tried in a thread, which looks
+        for that first. When the database does not answer, everybody is told. Else each order is tried alone, so that
+        only the one that is at fault, or has to wait for a row that others hold, hears of it or waits."""
+        cause = error.__cause__ or error
+        if isinstance(cause, prepared.Lost):
+            for asked in orders:
+                if asked.waits:
+                    self._wait(msgspec.structs.replace(asked, tried=began))
+                else:
+                    asked.tell(error)
+        elif isinstance(cause, PoolTimeout) or (connection.vendor == "postgresql" and not self.for_orders.is_open):
+            self.one_by_one = 0
+            for asked in orders:
+                if isinstance(cause, prepared.NoAnswer):
+                    self._doubt(asked, began)
+                asked.tell(error)
+        elif len(orders) > 1:
+            self.orders.extendleft(reversed(orders))
+            self.one_by_one += len(orders)
+        elif orders[0].waits:
+            self._wait(orders[0])
+        else:
+            orders[0].tell(error)
+
+    def _wait(self, asked: Asked) -> None:
+        """Settles the order in a thread, where it waits for rows, unless another does so that needs the same."""
+        needed = _needed(asked.what) | _needed_alone(asked.what)
+        if self.waited_for.isdisjoint(needed):
+            self.waited_for |= needed
+            self._spawn(self._settle_waiting(asked, needed))
+        else:
+            self.behind.append(asked)
+
+    async def _settle_waiting(self, asked: Asked, needed: set[Any]) -> None:
+        began = asked.tried or times.now()
+        result = await self._in_a_thread(partial(switchboard.settle, [asked.what], tried=asked.tried))
+        if isinstance(result, Exception):
+            if not isinstance(result.__cause__ or result, PoolTimeout):
+                self._doubt(asked, began)
+        else:
+            result = result[0]
+        self.waited_for -= needed
+        asked.tell(result)
+        behind, self.behind = self.behind, deque()
+        if isinstance(result, pool.AWAY):  # the row is still held, and nobody waits for it longer than one did
+            for other in list(behind):
+                if not needed.isdisjoint(_needed(other.what)):
+                    behind.remove(other)
+                    other.tell(result)
+        self.orders.extendleft(reversed(behind))
+        self._start()
 
     async def _settled(self, orders: Sequence[Order], beats: Sequence[Beat | None]) -> list[Outcome | None]:
         if connection.vendor != "postgresql":
             return await pool.run(switchboard.settle, orders, beats, wait=False)
-        return await switchboard.settle_in(await _opened(self.for_orders), orders, beats)
+        return await switchboard.settle_in(self.for_orders, orders, beats)
 
     async def _look(self) -> None:
         """Answers pings: a few at once; the more there are, the longer the next ones wait for each other."""
@@ -221,7 +305,12 @@ class Desk:
             found, strangers = await self._caught_up([asked.what for asked in pings], beats)
         except Exception as error:
             self.look_failed = time.monotonic()
-            self._failed(pings, error)
+            away = isinstance(error.__cause__ or error, PoolTimeout)
+            for asked in pings:
+                if away or (connection.vendor == "postgresql" and not self.for_pings.is_open):
+                    asked.tell(error)
+                else:  # the one that is at fault hears of it when it is tried alone
+                    self._spawn(self._look_alone(asked))
             return
         finally:
             self.look_began = None
@@ -236,8 +325,26 @@ class Desk:
     async def _caught_up(self, pages: Sequence[CatchUp], beats: Mapping[str, str]) -> switchboard.CaughtUp:
         if connection.vendor != "postgresql":
             return await pool.run(switchboard.catch_up, pages, beats)
-        link = await _opened(self.for_pings)
-        return await link.transact(lambda ask: switchboard.caught_up(ask, pages, beats))
+        return await self.for_pings.transact(lambda ask: switchboard.caught_up(ask, pages, beats))
+
+    async def _look_alone(self, asked: Asked) -> None:
+        page: CatchUp = asked.what
+        asked.tell(await self._in_a_thread(partial(switchboard.calls_of, page.key, page.asked)))
+
+    async def _in_a_thread(self, work: Callable[[], Any]) -> Any:
+        """What the work returns or raises; it may wait for rows."""
+        patient = self.patient
+        try:
+            async with asyncio.timeout(THREAD_S):
+                await patient.acquire()
+        except TimeoutError:
+            return OperationalError(f"no thread was free within {THREAD_S:g} s: all wait for rows that others hold")
+        try:
+            return await pool.run(work)
+        except Exception as error:
+            return error
+        finally:
+            patient.release()
 
     async def _greet(self) -> None:
         """Lets devices arrive and leave, a batch at a time, until none is waiting."""
@@ -255,9 +362,9 @@ class Desk:
         outcomes: Sequence[Arrived | Exception | None] = [None] * len(visits)
         if connection.vendor == "postgresql":
             try:
-                outcomes = await arrivals.together(await _opened(self.for_visits), [asked.what for asked in visits])
+                outcomes = await arrivals.together(self.for_visits, [asked.what for asked in visits])
             except Exception as error:
-                if isinstance(error.__cause__ or error, PoolTimeout):
+                if not self.for_visits.is_open:
                     outcomes = [error] * len(visits)
         for asked, outcome in zip(visits, outcomes, strict=True):
             if outcome is None:
@@ -272,8 +379,7 @@ class Desk:
         held = set(sockets)
         if connection.vendor == "postgresql" and len(sockets) == len(leaving):  # else a device has two that are gone
             try:
-                link = await _opened(self.for_visits)
-                held = await link.transact(lambda ask: presence.leave_together(ask, sockets))
+                held = await self.for_visits.transact(lambda ask: presence.leave_together(ask, sockets))
             except Exception as error:
                 log.debug("devices leave one by one: %s", error)
         for asked in leaving:
@@ -290,44 +396,20 @@ class Desk:
 
     async def _arrive_alone(self, asked: Asked) -> None:
         visit: Visit = asked.what
-        async with self.patient:
-            try:
-                if not visit.key:
-                    key = await pool.run(sessions.user_of, visit.hello.session)
-                    if key is None:
-                        raise presence.SignedOut
-                    visit.join(key)
-                asked.tell(await pool.run(arrivals.alone, visit))
-            except Exception as error:
-                asked.tell(error)
+        if not visit.key:
+            key = await self._in_a_thread(partial(sessions.user_of, visit.hello.session))
+            if key is None or isinstance(key, Exception):
+                asked.tell(key or presence.SignedOut())
+                return
+            visit.join(key)
+        asked.tell(await self._in_a_thread(partial(arrivals.alone, visit)))
 
-    def _failed(self, batch: Sequence[Asked], error: Exception, tried: dt.datetime | None = None) -> None:
-        """Tries each one alone: then only those at fault are told the error. Nothing is tried when there is no
-        connection to be had. `tried` is when a batch of orders was begun: the connection may have been lost after the
-        commit, so an order may turn out to be done."""
-        for asked in batch:
-            if isinstance(error.__cause__ or error, PoolTimeout):
-                asked.tell(error)
-            else:
-                self._spawn(self._alone(asked, tried))
-
-    async def _alone(self, asked: Asked, tried: dt.datetime | None = None) -> None:
-        began = tried or times.now()
-        async with self.patient:
-            try:
-                result = await pool.run(_settle_alone, asked, tried)
-            except Exception as error:
-                result = error
-                self._doubt(asked, error, began)
-        asked.tell(result)
-
-    def _doubt(self, asked: Asked, error: Exception, since: dt.datetime) -> None:
+    def _doubt(self, asked: Asked, since: dt.datetime) -> None:
         """Remembers that an order on this call may have been committed. The next order on the call, as a rule the same
         one sent again, tells everybody how the call stands."""
-        if not isinstance(asked.what, CatchUp) and not isinstance(error.__cause__ or error, PoolTimeout):
-            if len(self.in_doubt) >= MAX_IN_DOUBT:
-                self.in_doubt.clear()
-            self.in_doubt[asked.what.call] = since
+        if len(self.in_doubt) >= MAX_IN_DOUBT:
+            self.in_doubt.clear()
+        self.in_doubt[asked.what.call] = since
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
@@ -339,21 +421,23 @@ def _some(waiting: deque[Asked], most: int) -> list[Asked]:
     return [waiting.popleft() for _ in range(min(len(waiting), most))]
 
 
-async def _opened(link: prepared.Link) -> prepared.Link:
-    if not link.is_open:
-        await pool.run(link.open)
-    return link
+def _needed(order: Order) -> set[Any]:
+    """The calls, and the people whose lines, the order may have to wait for: calls by id, people by their names."""
+    if isinstance(order, Place):
+        return {order.call, *order.to, order.user.get_username(), ("key", order.seat.key)}
+    return {order.call, order.leaving.call} if order.leaving else {order.call}
+
+
+def _needed_alone(order: Order) -> set[Any]:
+    """What it needs besides when its call is not found: a hangup is then noted under the lock of its user's line."""
+    if isinstance(order, Perform) and isinstance(order.command, Hangup | End):
+        return {("key", order.command.by.key)}
+    return set()
 
 
 def _closing() -> Refused:
     """This process stops: nothing was done, and the next server that the device connects to will do it."""
     return Refused("unavailable", retry_ms=RETRY_MS)
-
-
-def _settle_alone(asked: Asked, tried: dt.datetime | None) -> Any:
-    if isinstance(asked.what, CatchUp):
-        return switchboard.calls_of(asked.what.key, asked.what.asked)
-    return switchboard.settle([asked.what], tried=tried)[0]
 
 
 desk = Desk()

@@ -12,11 +12,12 @@ from django.views.decorators.http import require_safe
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from calls import clock, conf, metrics, pool
+from calls.desk import desk
 from calls.hub import hub
 from calls.logs import Trouble
 
 log = logging.getLogger(__name__)
-troubles = {name: Trouble(log, f"not ready: {name}") for name in ("database", "layer", "clock", "time")}
+troubles = {name: Trouble(log, f"not ready: {name}") for name in ("database", "orders", "layer", "clock", "time")}
 
 PATIENCE_S = 3.0  # for the answer of what this process needs
 LATE_S = 10.0  # a clock that has not ticked for so long does not run; a hub that heard nothing for so long is deaf
@@ -33,7 +34,13 @@ def alive(request: HttpRequest) -> HttpResponse:
 @require_safe
 async def ready(request: HttpRequest) -> JsonResponse:
     """Whether calls can be served here: 200 or 503, and for each check by name `ok`, `failed`, or what is wrong."""
-    checks = {"database": _database(), "layer": _layer(), "clock": _clock(), "time": _time()}
+    checks = {
+        "database": _database(),
+        "orders": desk.check(),
+        "layer": _layer(),
+        "clock": _clock(),
+        "time": _time(),
+    }
     results = await asyncio.gather(
         *(asyncio.wait_for(check, PATIENCE_S) for check in checks.values()), return_exceptions=True
     )

@@ -4,6 +4,8 @@ A bounded pool of our own: Channels' default puts all of it on one thread, where
 """
 
 import asyncio
+import math
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
@@ -13,9 +15,12 @@ from django.db import DEFAULT_DB_ALIAS, InterfaceError, OperationalError, close_
 from psycopg_pool import PoolTimeout
 
 from calls import conf
+from devices.database import outside_the_pool
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+QUEUE_S = 10.0  # for a thread; a client has given up by then
 
 # The database is away, or too slow to be waited for. Anything else that it raises is a fault of ours.
 AWAY = (OperationalError, InterfaceError, PoolTimeout)
@@ -28,12 +33,18 @@ def executor() -> ThreadPoolExecutor:
 
 
 async def run(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Runs blocking database work in the pool. A cancelled caller does not stop work that has begun."""
-    job = partial(_job, work, *args, **kwargs)
+    """Runs blocking database work in the pool. A cancelled caller does not stop work that has begun.
+
+    Raises PoolTimeout when no thread was free for QUEUE_S seconds: while the database is silent, every thread waits for
+    it, and what has queued up meanwhile must not be waited for when it is back.
+    """
+    job = partial(_job, time.monotonic() + QUEUE_S, work, *args, **kwargs)
     return await asyncio.get_running_loop().run_in_executor(executor(), job)
 
 
-def _job(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+def _job(until: float, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    if time.monotonic() > until:
+        raise PoolTimeout(f"no thread was free within {QUEUE_S:g} s")
     close_old_connections()
     try:
         return work(*args, **kwargs)
@@ -60,7 +71,7 @@ class Apart:
 
     async def run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Runs blocking database work in the thread. A cancelled caller does not stop work that has begun."""
-        job = partial(_job, work, *args, **kwargs)
+        job = partial(_job, math.inf, work, *args, **kwargs)
         return await asyncio.get_running_loop().run_in_executor(self.executor, job)
 
     def close(self) -> None:
@@ -71,10 +82,7 @@ class Apart:
 
 def _connect_apart() -> None:
     """Gives this thread a connection that is kept from one job to the next."""
-    own: Any = connections.create_connection(DEFAULT_DB_ALIAS)
-    options = {name: value for name, value in own.settings_dict["OPTIONS"].items() if name != "pool"}
-    own.settings_dict = own.settings_dict | {"OPTIONS": options, "CONN_MAX_AGE": None}
-    connections[DEFAULT_DB_ALIAS] = own
+    connections[DEFAULT_DB_ALIAS] = outside_the_pool(DEFAULT_DB_ALIAS)
 
 
 def close() -> None:

@@ -163,9 +163,10 @@ def settle(
 
 
 async def settle_in(link: prepared.Link, orders: Sequence[Order], beats: Sequence[Beat | None]) -> list[Outcome | None]:
-    """`settle` in the event loop: it waits for no lock, and tries once."""
+    """`settle` in the event loop: it waits for no lock, and tries once. Raises Lost of devices/prepared.py when the
+    connection was lost on the way."""
     began = time.perf_counter()
-    settled = await link.transact(lambda ask: _settle(ask, orders, beats, False, None, began))
+    settled = await link.transact(lambda ask: _settle(ask, orders, beats, False, None, began), again=False)
     tell(*settled.tell)
     after.follow(settled.done)
     return settled.outcomes

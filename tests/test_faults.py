@@ -184,11 +184,14 @@ async def shop(own, servers, tmp_path):
 
 
 class Shop:
-    def __init__(self, postgres, environment, folder):
+    def __init__(self, postgres, environment, folder, port=None):
+        """With another `port`, PostgreSQL is reached by way of what listens there."""
         self.postgres = postgres
         self.opened = []
+        address = urllib.parse.urlsplit(postgres.url)
+        address = address._replace(netloc=address.netloc.replace(f":{postgres.port}", f":{port or postgres.port}"))
         environment = environment | {
-            "DATABASE_URL": postgres.url,
+            "DATABASE_URL": address.geturl(),
             "DEMO_PASSWORD": "secret",
             "DJANGO_SETTINGS_MODULE": "tests.browser.served_settings",  # or its sign-ins replace ours
             "SITE_VAR": str(folder),

@@ -2,6 +2,7 @@
 
 import asyncio
 import datetime as dt
+import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -313,7 +314,6 @@ def test_a_connection_that_is_gone_is_an_operational_error():
 def link():
     """A connection of the event loop's own."""
     link = prepared.Link()
-    link.open()
     yield link
     link.close()
 
@@ -358,22 +358,37 @@ async def test_more_than_a_socket_takes_at_once_goes_both_ways(link):
 
 
 @on_postgresql
-async def test_the_event_loops_own_connection_is_opened_anew_when_it_is_gone(link):
-    for busy in (False, True):
-        own = await link.transact(pid)
-        if busy:
-            asking = asyncio.ensure_future(link.transact(lambda ask: ask([("SELECT pg_sleep(60)",)])))
-            await asyncio.sleep(0)
-            await sync_to_async(end)(own)
-            with pytest.raises(OperationalError):
-                await asking
-        else:
-            await sync_to_async(end)(own)
-            while link.is_open:  # noqa: ASYNC110 - until the loop has read that it is gone
-                await asyncio.sleep(0)
-        assert not link.is_open
-        await sync_to_async(link.open)()
-        assert await link.transact(pid) != own
+async def test_a_connection_that_is_lost_while_idle_is_opened_again(link):
+    own = await link.transact(pid)
+    await sync_to_async(end)(own)
+    assert await link.transact(pid) != own
+
+
+@on_postgresql
+async def test_a_connection_that_is_lost_while_busy_is_opened_again_and_the_work_done_once_more(link):
+    pids, began = [], asyncio.Event()
+
+    async def work(ask):
+        pids.append(await pid(ask))
+        began.set()
+        return await ask([(f"SELECT pg_sleep({60 if len(pids) == 1 else 0})",), ("SELECT 'done'",)], commit=True)
+
+    asking = asyncio.ensure_future(link.transact(work))
+    await began.wait()
+    await sync_to_async(end)(pids[0])
+    assert (await asking)[1] == b"done"
+    assert len(set(pids)) == 2
+
+
+@on_postgresql
+async def test_a_message_that_is_not_answered_in_time_ends_the_connection(link, monkeypatch):
+    monkeypatch.setattr(prepared, "ANSWER_S", 0.5)
+    began = time.monotonic()
+    with pytest.raises(OperationalError, match="not answered within"):
+        await link.transact(lambda ask: ask([("SELECT pg_sleep(60)",)], commit=True))
+    assert time.monotonic() - began < 3
+    assert not link.is_open
+    assert await link.transact(pid)
 
 
 @on_postgresql
@@ -390,7 +405,6 @@ async def test_whoever_is_gone_in_the_middle_leaves_no_lock(link, people):
     asking.cancel()
     with pytest.raises(asyncio.CancelledError):
         await asking
-    assert not link.is_open
 
     def lock():
         with transaction.atomic():

@@ -16,7 +16,8 @@ MODULES = sorted(path for house in HOUSES for path in ROOT.glob(f"{house}/*.py")
 MAY_IMPORT = {
     "devices.policy": set(),
     "devices.names": set(),
-    "devices.prepared": set(),
+    "devices.database": set(),
+    "devices.prepared": {"devices.database"},
     "devices.sessions": set(),
     "devices.checks": {"devices.sessions"},
     "devices.times": set(),
@@ -54,7 +55,7 @@ MAY_IMPORT = {
     | {"devices.models", "devices.prepared", "devices.presence", "devices.sessions"},
     "calls.hub": {"calls.logs"},
     "calls.allowance": {"calls.machine"},
-    "calls.pool": {"calls.conf"},
+    "calls.pool": {"calls.conf", "devices.database"},
     "calls.ice": {"calls.conf"},
     "calls.address": {"calls.conf"},
     "calls.audit": {"calls.address"},

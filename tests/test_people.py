@@ -27,6 +27,7 @@ async def test_presence_changes_within_two_seconds(page, people):
     async with asyncio.timeout(5):
         while (await alice.ask("presence", of=["bob"]))["people"] != {"bob": "offline"}:
             await alice.ping()
+            await asyncio.sleep(0.05)
 
 
 async def test_who_was_deactivated_or_is_signed_out_everywhere_is_offline(page, people):

@@ -6,12 +6,15 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import IO, Any
 
+import psycopg
 from django.conf import settings
 from django.contrib.staticfiles.finders import get_finders
 from django.contrib.staticfiles.storage import ManifestFilesMixin, staticfiles_storage
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import OperationalError, connection
 from django.db.migrations.executor import MigrationExecutor
+
+BOUNDS = ("lock_timeout", "statement_timeout", "idle_in_transaction_session_timeout")
 
 
 def port_number(text: str) -> int:
@@ -56,12 +59,40 @@ class Command(BaseCommand):
         try:
             executor = MigrationExecutor(connection)
             missing = executor.migration_plan(executor.loader.graph.leaf_nodes())
-        except OperationalError as error:
-            raise CommandError(f"The database cannot be reached: {str(error).partition(chr(10))[0]}") from None
+            bounds = self._missing_bounds()
+        except OperationalError:
+            raise CommandError(f"The database cannot be reached: {self._why_not()}") from None
         finally:
             connection.close()
         if missing:
             raise CommandError("The database is not up to date. Run: manage.py migrate")
+        if bounds:
+            raise CommandError(f"Behind a pooler, the role has to have bounds. Run in PostgreSQL itself: {bounds}")
+
+    def _why_not(self) -> str:
+        """The pool only says that it got no connection: one of its own says why."""
+        try:
+            psycopg.connect(**connection.get_connection_params()).close()
+        except psycopg.OperationalError as error:
+            why = str(error).partition("\n")[0]
+            if "unsupported startup parameter" in why:
+                why += " A pooler before it refuses start-up options: set DATABASE_POOLER=on."
+            return why
+        return "there is no connection to be had."
+
+    def _missing_bounds(self) -> str:
+        """SQL that gives the role what start-up options give to a session, where a pooler refuses those."""
+        if connection.vendor != "postgresql" or not settings.DATABASE_POOLER:
+            return ""
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT quote_ident(current_user)")
+            (role,) = cursor.fetchone()
+            missing = []
+            for name in BOUNDS:
+                cursor.execute("SELECT current_setting(%s)", [name])
+                if cursor.fetchone() == ("0",):
+                    missing.append(f"ALTER ROLE {role} SET {name} = '{settings.DATABASE_SESSION[name]}';")
+        return " ".join(missing)
 
     def _refuse_missing_files(self) -> None:
         """Outside debug every page names its static files by their hash: without the collected files it fails."""

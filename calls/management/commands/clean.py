@@ -8,11 +8,12 @@ from axes.models import AccessAttempt
 from django.contrib.admin.models import LogEntry as PanelEntry
 from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError, CommandParser
-from django.db import connection
+from django.db import DEFAULT_DB_ALIAS, connection
 from django.utils import timezone
 
 from calls import conf
 from calls.models import Call, Entry, Leg, Refusal, SpentInvite
+from devices.database import allow_long_statements
 from devices.models import Device
 
 MAX_DAYS = 36_500
@@ -33,9 +34,7 @@ class Command(BaseCommand):
         if not 0 <= days <= MAX_DAYS:
             raise CommandError(f"--days must be 0 or more, and {MAX_DAYS} at most.")
         if connection.vendor == "postgresql":
-            connection.cursor().execute(
-                "SET statement_timeout = 0"
-            )  # a bound for servers: much is to be forgotten here
+            allow_long_statements(DEFAULT_DB_ALIAS)
         if options["days"] is None and not days:
             self.stdout.write("KEEP_DAYS is 0: everything is kept. Ended sessions are deleted.")
         else:

@@ -17,6 +17,7 @@ from calls.models import LIVE, Entry, Leg, Refusal
 from devices.models import Device, Line
 
 ERASED = "erased"
+BATCH = 500  # calls changed in one statement, so that no lock is held for long
 
 
 class Command(BaseCommand):
@@ -69,16 +70,19 @@ class Command(BaseCommand):
     def _erase_calls(self, user: Any, shell: str) -> int:
         """Names and devices in legs and in the entries' commands. The commands stay what they were otherwise."""
         calls = list(Leg.objects.filter(user=user).values_list("call", flat=True))
-        Leg.objects.filter(user=user).update(username=shell, name="Erased", device_name="", data=None)
-        for start in range(0, len(calls), 500):
-            entries = list(Entry.objects.filter(call__in=calls[start : start + 500]))
+        for start in range(0, len(calls), BATCH):
+            some = calls[start : start + BATCH]
+            legs = Leg.objects.filter(user=user, call__in=some)
+            legs.update(username=shell, name="Erased", device_name="", data=None)
+            entries = list(Entry.objects.filter(call__in=some))
             for entry in entries:
                 entry.command = _without(entry.command, str(user.pk), shell)
-            Entry.objects.bulk_update(entries, ["command"], batch_size=500)
+            Entry.objects.bulk_update(entries, ["command"], batch_size=BATCH)
         ended = list(Entry.objects.filter(call__reason="operator", command__operator=user.get_username()))
         for entry in ended:
             entry.command |= {"operator": shell}
-        Entry.objects.bulk_update(ended, ["command"], batch_size=500)
+        for start in range(0, len(ended), BATCH):
+            Entry.objects.bulk_update(ended[start : start + BATCH], ["command"])
         return len(calls)
 
 

@@ -1,0 +1,208 @@
+# ruff: noqa: F811, ASYNC110 - fixtures of another module; what happens in another process tells nobody
+"""PostgreSQL dies, or is silent, while orders are on their way: each is answered, or its socket closed, before a
+deadline, and the next ones are served as soon as PostgreSQL is."""
+
+import asyncio
+import itertools
+import os
+import signal
+import time
+import urllib.error
+import urllib.request
+from contextlib import suppress
+from urllib.parse import urlsplit
+
+import psycopg
+import pytest
+
+from tests.pages import Closed
+from tests.test_faults import Shop, SteadyPostgres, own, shop  # noqa: F401 - fixtures, which arguments below name
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+ANSWERED_S = 12  # for the answer to an order, whatever it is: 5 for a silent connection, 4 for a new one, some for us
+
+
+class Busy:
+    """Pages that mute and unmute themselves without a pause, and how long the slowest answer took."""
+
+    def __init__(self):
+        self.slowest, self.unavailable, self.done = 0.0, 0, 0
+        self.tasks = []
+
+    async def start(self, shop, *names):
+        for caller, callee in zip(names[::2], names[1::2], strict=True):
+            a, b = await shop.page(caller), await shop.page(callee)
+            call = (await a.invite(callee))["call"]["id"]
+            await b.sees(call, me={"state": "ringing"})
+            assert (await b.ask("answer", call=call))["ok"]
+            self.tasks += [asyncio.create_task(self._mute(page, call)) for page in (a, b)]
+
+    async def _mute(self, page, call):
+        for mic in itertools.cycle((False, True)):
+            asked = time.monotonic()
+            try:
+                async with asyncio.timeout(ANSWERED_S):
+                    re = await page.say("media", call=call, mic=mic, cam=True)
+                    while (frame := await page.next()).get("re") != re:
+                        pass
+            except Closed:
+                return
+            self.slowest = max(self.slowest, time.monotonic() - asked)
+            if frame["ok"]:
+                self.done += 1
+            else:
+                assert frame["error"]["code"] == "unavailable", frame
+                self.unavailable += 1
+                await asyncio.sleep(0.05)
+
+    async def served(self, seconds):
+        """Waits until everybody has been answered that it was done, some times."""
+        done = self.done
+        async with asyncio.timeout(seconds):
+            while self.done < done + 20 * len(self.tasks):
+                failed = [task for task in self.tasks if task.done()]
+                for task in failed:
+                    task.result()
+                assert not failed, "a socket was closed"
+                await asyncio.sleep(0.02)
+
+    async def stop(self):
+        for task in self.tasks:
+            task.cancel()
+        for result in await asyncio.gather(*self.tasks, return_exceptions=True):
+            assert isinstance(result, asyncio.CancelledError), result
+
+
+async def backends(shop):
+    """The server's connections, those that the database's owner has open now."""
+    async with await psycopg.AsyncConnection.connect(shop.postgres.url) as db:
+        found = await db.execute(
+            "SELECT pid FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid() "
+            "ORDER BY state = 'active' DESC, query_start DESC"
+        )
+        return [pid for (pid,) in await found.fetchall()]
+
+
+async def ready(shop):
+    """The status of /readyz."""
+
+    def ask():
+        try:
+            return urllib.request.urlopen(shop.server.url.replace("ws", "http", 1) + "/readyz", timeout=20).status
+        except urllib.error.HTTPError as error:
+            return error.code
+
+    return await asyncio.to_thread(ask)
+
+
+async def until_ready(shop, status, seconds):
+    began = time.monotonic()
+    async with asyncio.timeout(seconds):
+        while await ready(shop) != status:
+            await asyncio.sleep(0.1)
+    return time.monotonic() - began
+
+
+async def test_a_backend_that_is_killed_while_busy_hangs_nobody(shop):
+    """PostgreSQL then ends all other connections too, by a reset, and starts again."""
+    busy = Busy()
+    await busy.start(shop, "alice", "bob", "carol", "dave")
+    for _ in range(5):
+        await busy.served(20)
+        os.kill((await backends(shop))[0], signal.SIGKILL)
+    await busy.served(3 * ANSWERED_S)
+    await busy.stop()
+    print(f"\n{busy.done} done, {busy.unavailable} unavailable, the slowest after {busy.slowest:.1f} s")
+    await until_ready(shop, 200, 10)
+
+
+# --- behind a proxy that acknowledges for ever ------------------------------------------------------------------------
+
+
+class Proxy:
+    """Passes on TCP connections to PostgreSQL. `hold()` makes those that are open go dead: everything is read and
+    acknowledged, nothing is passed on any more. With `refuse`, the new ones are dead as well."""
+
+    def __init__(self, port):
+        self.target, self.holding, self.refuse = port, set(), False
+        self.open, self.tasks = set(), set()
+        self.served = self.port = None
+
+    async def __aenter__(self):
+        self.served = await asyncio.start_server(self._pass_on, "127.0.0.1", 0)
+        self.port = self.served.sockets[0].getsockname()[1]
+        return self
+
+    async def __aexit__(self, *_):
+        self.served.close()
+        for writer in self.open:
+            writer.transport.abort()
+        await asyncio.gather(*self.tasks, return_exceptions=True)
+
+    def hold(self):
+        self.holding |= self.open
+
+    async def _pass_on(self, reader, writer):
+        self.tasks.add(asyncio.current_task())
+        there, beyond = await asyncio.open_connection("127.0.0.1", self.target)
+        self.open |= {writer, beyond}
+        if self.refuse:
+            self.holding |= {writer, beyond}
+        await asyncio.gather(self._pump(reader, beyond, writer), self._pump(there, writer, beyond))
+
+    async def _pump(self, reader, writer, back):
+        with suppress(OSError):
+            while data := await reader.read(2**16):
+                if writer not in self.holding:
+                    writer.write(data)
+        if writer not in self.holding:
+            writer.close()
+
+
+@pytest.fixture
+async def between(own, servers, tmp_path):
+    """A server that reaches its PostgreSQL by way of a proxy: `shop, proxy`."""
+    postgres = await asyncio.to_thread(own, SteadyPostgres, None)
+    async with Proxy(urlsplit(postgres.url).port) as proxy:
+        shop = await asyncio.to_thread(Shop, postgres, servers[0].environment, tmp_path, proxy.port)
+        yield shop, proxy
+        for page in shop.opened:
+            await page.close()
+        await asyncio.to_thread(shop.server.stop)
+
+
+async def test_orders_recover_from_connections_that_went_dead_without_a_word(between):
+    shop, proxy = between
+    busy = Busy()
+    await busy.start(shop, "alice", "bob", "carol", "dave")
+    await busy.served(20)
+    proxy.hold()
+    began = time.monotonic()
+    await busy.served(ANSWERED_S)
+    print(f"\norders are served again after {time.monotonic() - began:.1f} s, pages ", end="")
+    late = await shop.page("operator")
+    print(f"after {time.monotonic() - began:.1f} s; {busy.unavailable} unavailable, slowest {busy.slowest:.1f} s")
+    assert (await late.ping())["t"] == "pong"
+    await busy.stop()
+
+
+async def test_a_server_whose_database_is_silent_is_not_ready_and_answers_unavailable_until_it_is_back(between):
+    shop, proxy = between
+    busy = Busy()
+    await busy.start(shop, "alice", "bob", "carol", "dave")
+    await busy.served(20)
+    assert await ready(shop) == 200
+    proxy.refuse = True
+    proxy.hold()
+    await until_ready(shop, 503, ANSWERED_S)
+    async with asyncio.timeout(2 * ANSWERED_S):
+        while busy.unavailable < 3 * len(busy.tasks):
+            await asyncio.sleep(0.1)
+    assert await ready(shop) == 503
+    proxy.refuse = False
+    began = time.monotonic()
+    await busy.served(2 * ANSWERED_S)
+    print(f"\nserved again after {time.monotonic() - began:.1f} s; slowest answer {busy.slowest:.1f} s")
+    await until_ready(shop, 200, ANSWERED_S)
+    await busy.stop()
