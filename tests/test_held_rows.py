@@ -136,7 +136,8 @@ def test_erase_holds_the_rows_of_few_calls_at_a_time(people):
         models.Leg(call=call, user=bob, username="bob", name="Bob", dir="in", state="missed") for call in calls
     )
     with psycopg.connect(**parameters()) as gate, psycopg.connect(**parameters(), autocommit=True) as other:
-        gate.execute("SELECT 1 FROM calls_leg ORDER BY id DESC LIMIT 1 FOR UPDATE")
+        middle = models.Leg.objects.order_by("pk").values_list("pk", flat=True)[number // 2]
+        gate.execute("SELECT 1 FROM calls_leg WHERE id = %s FOR UPDATE", [middle])
         erasing = threading.Thread(target=erase, args=("bob",))
         erasing.start()
         waits = "SELECT 1 FROM pg_stat_activity WHERE %s = ANY(pg_blocking_pids(pid))"
