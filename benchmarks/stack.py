@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
@@ -130,9 +131,10 @@ def another_database(stores: Stores, name: str) -> Stores:
     return stores._replace(database_url=urlsplit(stores.database_url)._replace(path=f"/{name}").geturl())
 
 
+@cache
 def secret_key() -> str:
     """One for this process and those it starts."""
-    return os.environ.setdefault("SECRET_KEY", secrets.token_urlsafe(48))
+    return secrets.token_urlsafe(48)
 
 
 def migrate(stores: Stores, source: Path = ROOT) -> None:

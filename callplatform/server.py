@@ -50,7 +50,7 @@ PIECES = 64  # of a message that is still coming, each with its own cost in memo
 READ_BYTES = 4 * 1024  # parsed in one go, while all other sockets wait: it may be 700 pings
 FLOODING = 4429  # closes the socket of a peer that sends too many frames
 PIECE_COSTS = 30  # what a frame that is not a whole text counts: a ping, a pong, a part of a message
-FLOOD_MORE = 1000  # what a flooding peer may still send until it has read that it was closed; then it is dropped
+FLOODED_S = 1.0  # for a flooding peer to read why it is closed; what it sends meanwhile is thrown away unread
 BODY_BYTES = 2_621_440  # of one HTTP request: Django's own limit, but daphne would hold all of it in memory first
 HANG_UP_S = 2  # for a peer to take the last words of a connection that is closed
 BACKLOG = 1024  # connections not accepted yet: a restart brings all devices back at once
@@ -167,6 +167,7 @@ class WebSocket(WebSocketProtocol):
         "asked",
         "current_frame",
         "data",
+        "flooded",
         "frame_data",
         "heard",
         "inside_message",
@@ -197,6 +198,7 @@ class WebSocket(WebSocketProtocol):
     def connectionMade(self) -> None:
         self.paused, self.number, self.heard, self.asked, self.take = False, -1, 0.0, 0.0, None
         self.unread, self.tokens = 0, self.frame_burst
+        self.flooded = False
         super().connectionMade()
         self.transport.bufferSize = READ_BYTES
 
@@ -206,6 +208,8 @@ class WebSocket(WebSocketProtocol):
         self.server.open.add(self)
 
     def dataReceived(self, data: bytes) -> None:
+        if self.flooded:
+            return
         if self.state == self.STATE_OPEN:
             self.note_heard()
             if not self.is_midway:
@@ -251,10 +255,10 @@ class WebSocket(WebSocketProtocol):
         super().onFrameBegin()
         frame: Any = self.current_frame
         self.tokens -= 1 if frame.opcode == self.MESSAGE_TYPE_TEXT and frame.fin else PIECE_COSTS
-        if self.tokens < 0:
+        if self.tokens < 0 and not self.flooded:
+            self.flooded = True
             self.close(FLOODING, "flooding")
-            if self.tokens < -FLOOD_MORE:
-                self.dropConnection(abort=True)
+            twisted_loop.call_later(FLOODED_S, self.dropConnection, True)
 
     @property
     def is_midway(self) -> bool:
@@ -760,7 +764,7 @@ def serve(
     scope["extensions"]["callplatform.say"]["text"] is a function that sends a text at once. What it returns False for
     has to be sent like everything else: the socket is not open, or something is unsent before it.
     A socket may send `frame_burst` frames at once and `frame_rate` a second for long; a frame that is not a whole text
-    counts as 30. Beyond that it is closed with 4429, and dropped if it goes on. The default is practically no bound.
+    counts as 30. Beyond that it is closed with 4429, and dropped a second later. The default is practically no bound.
     A request has `headers_timeout` seconds from its first byte to the end of its headers, and `body_timeout` seconds
     for its body; a connection without a request is closed after `headers_timeout` seconds when it is new, else after
     `idle_timeout` seconds. Of the connections of one address on which no whole request has come yet, the oldest is

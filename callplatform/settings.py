@@ -159,9 +159,9 @@ DEFAULT_OPTIONS: dict[str, dict[str, Any]] = {
         "timeout": 20,
         "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;",
     },
-    # A connection for every thread that may want one at a time: the sockets' threads, pages, sign-ins; and one to spare.
-    # So none of them waits for another. The event loop (orders, pings, arrivals) and the clock (ticks, errands) have
-    # five connections beside the pool.
+    # A connection for every thread that may want one at a time: the sockets' threads, pages, sign-ins; and one to
+    # spare. So none of them waits for another. The event loop (orders, pings, arrivals) and the clock (ticks, errands)
+    # have five connections beside the pool.
     "django.db.backends.postgresql": {
         # Who waits for a connection is told `unavailable` well before a client takes its socket for dead. A pool that
         # gives up and begins anew finds PostgreSQL a second after its return; else it would look ever more rarely.

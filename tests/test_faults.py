@@ -205,7 +205,10 @@ class Shop:
     async def page(self, name):
         page = Live(self.server.url, await asyncio.to_thread(sign_in, self.server, name, "secret"), name)
         self.opened.append(await page.open())
-        assert (await page.hello())["t"] == "welcome"
+        async with asyncio.timeout(WAIT_S):
+            while (answer := await page.hello())["t"] != "welcome":
+                assert answer["error"]["code"] == "unavailable", answer
+                await asyncio.sleep(answer["error"]["retry_ms"] / 1000)
         return page
 
 

@@ -1,6 +1,7 @@
 """`make run`, as a person or a supervisor starts and stops it."""
 
 import os
+import secrets
 import shutil
 import signal
 import subprocess
@@ -62,7 +63,7 @@ def test_commands_after_make_run_find_its_settings(checkout: Path) -> None:
 def test_a_production_start_without_static_files_says_what_to_run(checkout: Path) -> None:
     environment = os.environ | {
         "DEBUG": "off",
-        "SECRET_KEY": "a-long-random-text-of-your-own-0123456789-abcdefghij",
+        "SECRET_KEY": secrets.token_urlsafe(48),
         "ALLOWED_HOSTS": "calls.example.com",
         "DATABASE_URL": f"sqlite:///{checkout}/calls.sqlite3",
         "REDIS_URL": "",

@@ -51,6 +51,9 @@ class Busy:
             self.slowest = max(self.slowest, time.monotonic() - asked)
             if frame["ok"]:
                 self.done += 1
+            elif frame["error"]["code"] == "rate_limited":  # decided too, and by the database's rows
+                self.done += 1
+                await asyncio.sleep(0.05)
             else:
                 assert frame["error"]["code"] == "unavailable", frame
                 self.unavailable += 1

@@ -29,7 +29,8 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
-from calls import conf, machine, models, pool, refusals, switchboard
+from calls import conf, machine, models, pool, switchboard
+from calls.after import refusals
 from calls.consumers import SignalingConsumer
 from calls.hub import hub
 from devices import presence

@@ -14,7 +14,7 @@ from calls import consumers, pool, switchboard
 from devices.models import Device
 from devices.sessions import stored_key
 from tests.gates import gate
-from tests.pages import Closed
+from tests.pages import WAIT_S, Closed
 
 pytestmark = pytest.mark.django_db(transaction=True)
 on_postgresql = pytest.mark.skipif(
@@ -219,15 +219,15 @@ async def test_a_device_that_arrives_while_its_session_ends_is_signed_out_with_i
 
 @on_postgresql
 async def test_a_sign_out_between_an_arrival_and_its_welcome_closes_the_socket(page, people):
-    """The device has arrived already, and the line of its user is about to be made."""
+    """The device has arrived already, and its calls are about to be read."""
     fresh = await page("carol", "Phone", hello=False)
     async with gate() as (link, waiters):
-        await link.execute(
-            "INSERT INTO devices_line (user_id, multi_device, may_switch) VALUES (%s, false, false)",
-            [people["carol"].pk],
-        )
+        await link.execute("LOCK TABLE calls_leg IN ACCESS EXCLUSIVE MODE")
         await fresh.say("hello", page=fresh.page, device={"id": None, "name": "Phone", "kind": "web"})
-        await waiters(1)
-        row = await Device.objects.aget(user=people["carol"])
-        await pool.run(switchboard.sign_out, row)
+        async with asyncio.timeout(WAIT_S):
+            while (row := await Device.objects.filter(user=people["carol"]).afirst()) is None:  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+        signing_out = asyncio.create_task(pool.run(switchboard.sign_out, row))
+        await waiters(2)
+    await signing_out
     assert await fresh.closed() == 4401, "without having to ping"

@@ -60,8 +60,8 @@ class Command(BaseCommand):
             executor = MigrationExecutor(connection)
             missing = executor.migration_plan(executor.loader.graph.leaf_nodes())
             bounds = self._missing_bounds()
-        except OperationalError:
-            raise CommandError(f"The database cannot be reached: {self._why_not()}") from None
+        except OperationalError as error:
+            raise CommandError(f"The database cannot be reached: {self._why_not(error)}") from None
         finally:
             connection.close()
         if missing:
@@ -69,8 +69,10 @@ class Command(BaseCommand):
         if bounds:
             raise CommandError(f"Behind a pooler, the role has to have bounds. Run in PostgreSQL itself: {bounds}")
 
-    def _why_not(self) -> str:
+    def _why_not(self, error: OperationalError) -> str:
         """The pool only says that it got no connection: one of its own says why."""
+        if connection.vendor != "postgresql":
+            return str(error)
         try:
             psycopg.connect(**connection.get_connection_params()).close()
         except psycopg.OperationalError as error:
