@@ -23,6 +23,7 @@ HTTPS = env.switch("HTTPS", not DEBUG)
 HOST = env.text("HOST", "127.0.0.1")
 PORT = env.whole("PORT", 8000, least=0, most=65535)
 PROCESSES = env.whole("PROCESSES", 1, least=1)
+DEVICES_AN_HOUR = env.whole("DEVICES_AN_HOUR", 100, least=1)
 PAGE_THREADS = env.whole("PAGE_THREADS", 6, least=1, most=200)
 SIGN_INS_AT_ONCE = 1  # passwords that are checked at a time
 

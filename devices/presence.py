@@ -10,6 +10,7 @@ from functools import cache
 from typing import Any, NamedTuple
 
 import msgspec
+from django.conf import settings
 from django.contrib.auth import get_user_model
 from django.db import connection, transaction
 from django.db.models import Count, Q
@@ -18,7 +19,7 @@ from devices import prepared, sessions, times
 from devices.models import Device, Line
 
 MAX_DEVICES = 100  # signed-in devices of one user; one more signs out the one unheard of for longest
-MAX_LOGINS = 100  # of one user in an hour, before a new device is refused: each new device is a row
+MOST_NEW_AN_HOUR = 100  # devices of one user, unless DEVICES_AN_HOUR says otherwise: each new device is a row
 HOUR = dt.timedelta(hours=1)
 
 
@@ -287,7 +288,7 @@ def _make_room(user_id: Any, now: dt.datetime, *, new: bool) -> Device | None:
     signed_in = Q(signed_out_at=None)
     lately = Q(logged_in_at__gt=now - HOUR)
     found = theirs.aggregate(signed_in=Count("pk", filter=signed_in), logins=Count("pk", filter=lately))
-    if new and found["logins"] >= MAX_LOGINS:
+    if new and found["logins"] >= getattr(settings, "DEVICES_AN_HOUR", MOST_NEW_AN_HOUR):
         raise TooMany
     longest = theirs.filter(signed_in).order_by("online_until").first() if found["signed_in"] >= MAX_DEVICES else None
     if longest is not None:

@@ -58,7 +58,7 @@ def test_signed_out_devices_that_sign_in_again_at_once(people, most):
 
 
 async def test_new_devices_one_after_the_other(page, people, monkeypatch):
-    monkeypatch.setattr(presence, "MAX_LOGINS", 3)
+    monkeypatch.setattr(site, "DEVICES_AN_HOUR", 3)
     first = await page("carol", "Device 0")
     for number in (1, 2):
         await page("carol", f"Device {number}")
