@@ -190,8 +190,8 @@ VARIANTS = [(theme, width) for width in (1280, 360) for theme in ("light", "dark
 
 @pytest.fixture
 def take():
-    """Takes the pictures of a page, if they are wanted; at the width of a phone it must not scroll sideways. The
-    documentation has them all, and no others."""
+    """Takes the pictures of a page, if they are wanted; at the width of a phone it must not scroll sideways. Those that
+    documents show are among them."""
     wanted, taken = os.environ.get("SCREENS"), set()
     root = Path(__file__).resolve().parent.parent.parent
     path = root / (wanted or "")
@@ -209,7 +209,7 @@ def take():
                 page.screenshot(path=path / f"panel-{name}-{theme}-{width}.png", full_page=width == 1280)
 
     yield pictures
-    assert {kept.name for kept in (root / "docs" / "screens").glob("panel-*.png")} == taken
+    assert {kept.name for kept in (root / "docs" / "screens").glob("panel-*.png")} <= taken
 
 
 @pytest.mark.timeout(600)  # all pages, four times each when they are wanted
