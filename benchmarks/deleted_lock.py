@@ -3,8 +3,8 @@
 
     python benchmarks/deleted_lock.py [call_lock] [line_lock] [device_lock]
 
-For each lock the tree is copied to a temporary directory, the lock is deleted from the copy, and tests/test_races.py
-runs there, with some ordinary tests. Those marked with the name of the lock must fail, all others must pass: a race
+For each lock the tree is copied to a temporary directory, the lock is deleted from the copy, and the race tests run
+there, with some ordinary tests. Those marked with the name of the lock must fail, all others must pass: a race
 that is won without its lock proves nothing. On a PostgreSQL of its own, unless DATABASE_URL names another.
 """
 
@@ -33,7 +33,7 @@ LOCKS = {  # where each is taken
     ],
     "device_lock": [("devices/presence.py", ".select_for_update(no_key=True)")],
 }
-RACES = "tests/test_races.py"
+RACES = ("tests/test_races.py", "tests/test_group_races.py")
 ORDINARY = ("tests/test_policy.py", "tests/test_protocol.py")
 LEFT_BEHIND = shutil.ignore_patterns(".*_cache", ".git", ".hypothesis", ".venv", "__pycache__", "node_modules", "var")
 QUICKLY = ("-q", "--tb=no", "--assert=plain", "-p", "no:hypothesispytest", "-p", "no:cacheprovider")
@@ -89,7 +89,7 @@ def without(lock: str, selection: str = "") -> Verdict:
                 "benchmarks.deleted_lock",
                 "-m",
                 selection,
-                RACES,
+                *RACES,
                 *ORDINARY,
             ],
             cwd=copy,

@@ -62,7 +62,8 @@ async def _together(ask: prepared.Ask, visits: Sequence[Visit]) -> list[Arrived 
             outcomes.append(refused)
     arrived = [(visit, each) for visit, each in zip(visits, outcomes, strict=True) if isinstance(each, Arrived)]
     await presence.note(ask, {each.arrival.device.pk: each.arrival.device for _, each in arrived}.values())
-    pages = [CatchUp(str(each.arrival.user.pk)) for _, each in arrived]
+    found = frozenset(call.id for call in greeting.calls)
+    pages = [CatchUp(str(each.arrival.user.pk), found) for _, each in arrived]
     for (visit, each), calls in zip(arrived, switchboard.theirs(pages, greeting.calls), strict=True):
         visit.device = each.arrival.device.pk
         each.calls.extend(calls)
@@ -98,7 +99,7 @@ def alone(visit: Visit) -> Arrived:
     tell(arrival)
     if arrival.crowded_out is not None:
         switchboard.crowd_out(arrival.crowded_out)
-    return Arrived(arrival, switchboard.line_of(visit.key), switchboard.calls_of(visit.key))
+    return Arrived(arrival, switchboard.line_of(visit.key), switchboard.all_calls_of(visit.key))
 
 
 def tell(arrival: Arrival) -> None:

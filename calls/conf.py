@@ -23,6 +23,10 @@ DEFAULTS: dict[str, Any] = {
     "HELLO_S": 10,
     "MAX_INCOMING": 1,
     "MAX_OUTGOING": 1,
+    "MAX_LEGS": 9,
+    "END_WITH_HOST": False,
+    "ALONE_S": 60,
+    "HELD_ALONE_S": 600,
     "FRAME_RATE": 200,
     "FRAME_BURST": 1000,
     "CLOCK_S": 1,
@@ -61,6 +65,8 @@ def deadlines() -> Deadlines:
         device_silent=get("DEVICE_SILENT_S"),
         leg_lost=get("LEG_LOST_S"),
         longest_call=get("LONGEST_CALL_S"),
+        alone=get("ALONE_S"),
+        held_alone=get("HELD_ALONE_S"),
     )
 
 

@@ -26,7 +26,7 @@ from calls.hub import Said, hub
 from calls.logs import Trouble
 from calls.machine import Refused, Seat
 from calls.sign_ins import SignIn
-from calls.switchboard import Beat, CatchUp, Goodbye, Leaving, Mail, Outcome, Perform, Place, Renamed
+from calls.switchboard import Beat, CatchUp, Goodbye, Mail, Other, Outcome, Perform, Place, Renamed
 from calls.view import View, view
 from calls.view import shape as shape_of
 from devices import names, presence, sessions, times
@@ -184,7 +184,8 @@ class SignalingConsumer(AsyncConsumer):
                 if frame.age > protocol.MAX_AGE_MS and frame.call not in self.calls:  # else it was placed in time
                     raise Refused("expired")
                 data, ring_s = protocol.data_of(frame.data), frame.ring_s or conf.get("RING_S")
-                place = Place(self.user, seat, frame.call, frozenset(frame.to), frame.kind, data, ring_s)
+                other = _other(frame, seat)
+                place = Place(self.user, seat, frame.call, frozenset(frame.to), frame.kind, data, ring_s, other)
                 self._settle(frame.id, await self._ask(seat, place))
             case _:
                 logs.about(call=frame.call)
@@ -192,7 +193,8 @@ class SignalingConsumer(AsyncConsumer):
                 try:
                     if isinstance(frame, protocol.Answer) and frame.age > protocol.MAX_AGE_MS:
                         _refuse_old(known, seat)
-                    order = Perform(frame.call, protocol.command(frame, seat), _leaving(frame, seat), known)
+                    command = protocol.command(frame, seat, conf.get("RING_S"))
+                    order = Perform(frame.call, command, _other(frame, seat), known)
                 except Refused as refused:
                     self._reply(frame.id, known, refused)
                     await asyncio.sleep(0)
@@ -420,7 +422,7 @@ class SignalingConsumer(AsyncConsumer):
         self._note(call, shape is not None)
         if shape is not None:
             if shape not in views:
-                text = protocol.encode(view(call, seat.key, seat.device, times.now(), seat.page))
+                text = protocol.encode(self._render(call))
                 views[shape] = text, protocol.event(text)
             text, event = views[shape]
             if self.obeying:
@@ -478,10 +480,14 @@ class SignalingConsumer(AsyncConsumer):
 
     def _view(self, call: machine.Call) -> View | None:
         """This device's view of the call, which is noted."""
-        assert self.seat is not None
-        seen = view(call, self.seat.key, self.seat.device, times.now(), self.seat.page)
+        seen = self._render(call)
         self._note(call, seen is not None)
         return seen
+
+    def _render(self, call: machine.Call) -> View | None:
+        """This device's view of the call."""
+        assert self.seat is not None
+        return view(call, self.seat.key, self.seat.device, times.now(), self.seat.page, conf.deadlines())
 
     def _note(self, call: machine.Call, visible: bool) -> None:
         """Signals and later frames are held against the last value seen."""
@@ -608,15 +614,9 @@ def _going_on(begun: Coroutine[Any, Any, None], wanted: Any) -> Generator[Any, A
             return
 
 
-def _leaving(frame: protocol.AboutCall, seat: Seat) -> Leaving | None:
-    also = frame.also if isinstance(frame, protocol.Answer) else None
-    if also is None:
-        return None
-    if also.call == frame.call:
-        raise protocol.bad("and")
-    if also.do == "hold":
-        raise Refused("not_allowed")
-    return Leaving(also.call, machine.Hangup(seat))
+def _other(frame: protocol.Invite | protocol.AboutCall, seat: Seat) -> Other | None:
+    asked = protocol.other_command(frame, seat)
+    return Other(*asked) if asked else None
 
 
 def _refuse_old(call: machine.Call | None, seat: Seat) -> None:

@@ -28,7 +28,7 @@ from psycopg_pool import PoolTimeout
 
 from calls import arrivals, conf, metrics, pool, switchboard
 from calls.arrivals import Arrived, Visit
-from calls.machine import Call, Due, End, Hangup, Refused
+from calls.machine import LIVE, Add, Answer, Call, Due, End, Hangup, Refused, TakeOver, Transfer, leg_of
 from calls.switchboard import Beat, CatchUp, Order, Outcome, Perform, Place
 from devices import prepared, presence, sessions, times
 
@@ -423,9 +423,25 @@ def _some(waiting: deque[Asked], most: int) -> list[Asked]:
 
 def _needed(order: Order) -> set[Any]:
     """The calls, and the people whose lines, the order may have to wait for: calls by id, people by their names."""
+    needed: set[Any] = {order.call, order.other.call} if order.other else {order.call}
     if isinstance(order, Place):
-        return {order.call, *order.to, order.user.get_username(), ("key", order.seat.key)}
-    return {order.call, order.leaving.call} if order.leaving else {order.call}
+        return needed | {*order.to, order.user.get_username(), ("key", order.seat.key)}
+    match order.command:
+        case Add(unknown=names):
+            return needed | {*names} | (_person(order.known, order.known.host) if order.known else set())
+        case Transfer(by, user=name):
+            return needed | {name} | _person(order.known, by.key)
+        case TakeOver(by):
+            return needed | _person(order.known, by.key)
+        case Answer(by) if order.known and (mine := leg_of(order.known, by.key)) and mine.state not in LIVE:
+            return needed | _person(order.known, by.key)
+    return needed
+
+
+def _person(call: Call | None, key: str) -> set[Any]:
+    """Somebody in the call, by key and by name."""
+    leg = leg_of(call, key) if call else None
+    return {("key", key), leg.user} if leg else {("key", key)}
 
 
 def _needed_alone(order: Order) -> set[Any]:

@@ -7,11 +7,13 @@ who is calling whom. As the batch is decided, each change is noted here, so that
 import datetime as dt
 import uuid
 from collections import defaultdict
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
 from django.contrib.auth import get_user_model
 from django.db import connection
+from django.db.models import BooleanField, ExpressionWrapper, Q
 
 from calls import conf, hot, machine, models
 from calls.machine import Call, Refused, Seat
@@ -29,6 +31,16 @@ class Live(NamedTuple):
     state: str
     device: uuid.UUID | None
     held: bool
+    may_meet: bool  # an invite of this person to the host would be an answer to the call
+
+
+class Missing(Exception):
+    """Something has to be locked that is not: lines of people, by key, or calls. It was not known before that they are
+    needed, or a line does not exist yet. What was decided so far is given up, and the orders are settled again."""
+
+    def __init__(self, *, lines: Collection[str] = (), calls: Collection[uuid.UUID] = ()) -> None:
+        super().__init__()
+        self.lines, self.calls = frozenset(lines), frozenset(calls)
 
 
 class Spent(NamedTuple):
@@ -65,8 +77,8 @@ class Facts:
         self.calls = {call.id: call for call in world.calls or ()}
         self.users = {user.get_username(): user for user in world.users or ()}
         self.lines = {str(line.user_id): line for line in world.lines or ()}
-        for call, host, user, dir, state, device, held in world.live or ():
-            self.live[user][call] = Live(host, dir, state, device, held)
+        for call, host, user, dir, state, device, held, may_meet in world.live or ():
+            self.live[user][call] = Live(host, dir, state, device, held, may_meet)
         for user, id, logged_in_at, online_until, push in world.devices or ():
             self.devices[user].append(policy.Known(id, logged_in_at, online_until > self.now, push))
         self.spent = {id: Spent(key, call) for id, key, call in world.spent or ()}
@@ -74,10 +86,19 @@ class Facts:
         self.strangers = world.strangers
 
     def locked(self, call_id: uuid.UUID) -> Call | None:
-        """One more call, locked."""
+        """One more call, locked. Calls are locked in key order: where others are locked already, all of them have to be
+        locked again, together."""
         if call_id not in self.calls:
+            if self.calls:
+                raise Missing(calls=[call_id])
             self.calls |= models.lock([call_id])
         return self.calls.get(call_id)
+
+    def line(self, key: str) -> Line:
+        """This person's line, which is locked."""
+        if key not in self.lines:
+            raise Missing(lines=[key])
+        return self.lines[key]
 
     def invite_of(self, call: Call) -> machine.Invite:
         """The invite that placed the call."""
@@ -97,7 +118,8 @@ class Facts:
         self.calls[call.id] = call
         for leg in call.legs:
             if leg.state in machine.LIVE:
-                self.live[leg.key][call.id] = Live(call.host, leg.dir, leg.state, leg.device, leg.held)
+                may_meet = machine.may_meet(call)
+                self.live[leg.key][call.id] = Live(call.host, leg.dir, leg.state, leg.device, leg.held, may_meet)
             else:
                 self.live[leg.key].pop(call.id, None)
 
@@ -110,12 +132,12 @@ class Facts:
                 return msgspec.structs.replace(seat, in_call=call)
         return seat
 
-    def in_glare(self, caller: str, callees: list[User]) -> uuid.UUID | None:
+    def in_glare(self, caller: str, callees: Sequence[machine.Callee]) -> uuid.UUID | None:
         """The ringing call of the one person whom the caller is calling, to the caller."""
         if len(callees) == 1:
-            host = str(callees[0].pk)
+            host = callees[0].key
             for call, leg in self.live[caller].items():
-                if (leg.host, leg.dir, leg.state) == (host, "in", "ringing"):
+                if leg.may_meet and (leg.host, leg.dir, leg.state) == (host, "in", "ringing"):
                     return call
         return None
 
@@ -123,7 +145,17 @@ class Facts:
         """The person's live calls in this direction."""
         return sum(leg.dir == dir for leg in self.live[key].values())
 
-    def callee(self, user: User, caller: str) -> machine.Callee:
+    def found(self, names: Iterable[str], caller: str) -> tuple[tuple[machine.Callee, ...], tuple[str, ...]]:
+        """The people of these names, as this caller may ring them, and the names of nobody who can be called."""
+        names = sorted(names)
+        users = [self.users[name] for name in names if name in self.users]
+        missing = {str(user.pk) for user in users} - self.lines.keys()
+        if missing:
+            raise Missing(lines=missing)
+        unknown = tuple(name for name in names if name not in self.users)
+        return tuple(self._callee(user, caller) for user in users), unknown
+
+    def _callee(self, user: User, caller: str) -> machine.Callee:
         """Somebody to ring for this caller, as admission has to know."""
         key = str(user.pk)
         line = self.lines[key]
@@ -152,14 +184,15 @@ def _by_orm(wanted: hot.Wanted, *, stays_s: float, skip_locked: bool = False) ->
     people = {*wanted.people, *wanted.callers, *(user.pk for user in users)}
     lines = Line.lock({*wanted.callers, *(user.pk for user in users)}, skip_locked=skip_locked)
     calls = models.lock(wanted.calls, skip_locked=skip_locked)
+    may_meet = ExpressionWrapper(Q(call__state="ringing", call__group=False), BooleanField())
     legs = models.Leg.objects.filter(models.LIVE, user__in=people).order_by()
-    live = legs.values_list("call", "call__host", "user", "dir", "state", "device", "held")
+    live = legs.values_list("call", "call__host", "user", "dir", "state", "device", "held", may_meet)
     signed_in = Device.objects.filter(user__in=people, signed_out_at=None)
     devices = signed_in.values_list("user", "id", "logged_in_at", "online_until", "push")
     spent = models.SpentInvite.objects.filter(pk__in=wanted.invites).values_list("id", "user", "call")
     return hot.World(
         list(calls.values()),
-        [(call, str(host), str(user), dir, state, device, held) for call, host, user, dir, state, device, held in live],
+        [(call, str(host), str(user), *leg) for call, host, user, *leg in live],
         [(str(user), id, login, until, push is not None) for user, id, login, until, push in devices],
         [(id, str(user), call) for id, user, call in spent],
         list(Device.objects.filter(pk__in=wanted.watched).values_list("id", "last_seen_at")),
@@ -170,6 +203,6 @@ def _by_orm(wanted: hot.Wanted, *, stays_s: float, skip_locked: bool = False) ->
 
 
 def limit(line: Line, which: str) -> int:
-    """`max_incoming` or `max_outgoing` of a line: its own, else its group's, else the platform's."""
+    """`max_incoming`, `max_outgoing` or `max_legs` of a line: its own, else its group's, else the platform's."""
     value = line.rule(which).value
     return int(conf.get(which.upper()) if value is None else value)

@@ -24,7 +24,8 @@ from devices.models import Line, LineGroup
 
 LEG = """
     user_id::text AS key, username AS "user", name, dir, state, reason, multi, ring_on_id AS ring_on, ring_until,
-    alerted, device_id AS device, device_name, page, epoch, online, held, mic, cam, data, spent_until
+    alerted, device_id AS device, device_name, page, epoch, online, held, mic, cam, data, spent_until,
+    invited_by AS "by", transferred_by AS for_, joined_at, rung_again, removed_v
 """
 
 
@@ -66,8 +67,8 @@ class World(Struct):
     """What was found of it. Each part is None unless it was asked for, or if nothing was found."""
 
     calls: list[Call] | None = None
-    live: list[tuple[uuid.UUID, str, str, str, str, uuid.UUID | None, bool]] | None = None
-    """Live legs: call, its host, person, direction, state, device, held."""
+    live: list[tuple[uuid.UUID, str, str, str, str, uuid.UUID | None, bool, bool]] | None = None
+    """Live legs: call, its host, person, direction, state, device, held, and whether the call may meet an invite."""
     devices: list[tuple[str, uuid.UUID, dt.datetime, dt.datetime, bool]] | None = None
     """Signed-in devices: person, device, login, until when it counts as online, whether it can be woken."""
     spent: list[tuple[uuid.UUID, str, uuid.UUID | None]] | None = None
@@ -86,7 +87,8 @@ class World(Struct):
 
 CALLS = f"""
     SELECT json_agg(call) FROM (
-        SELECT id, v, kind, state, host_id::text AS host, placed_at, reason, answered_at, ended_at, ended_by, note, (
+        SELECT id, v, kind, state, host_id::text AS host, placed_at, reason, answered_at, ended_at, ended_by, note,
+        "group", max_legs, engine, end_with_host, lonely_since, media, media_epoch, (
             SELECT json_agg(leg) FROM (SELECT {LEG} FROM calls_leg WHERE call_id = calls_call.id ORDER BY id) leg
         ) AS legs
         FROM calls_call WHERE id = ANY({{calls}})
@@ -96,7 +98,8 @@ READ = {
     "calls": CALLS,
     "live": """
         SELECT json_agg(json_build_array(
-            leg.call_id, call.host_id::text, leg.user_id::text, leg.dir, leg.state, leg.device_id, leg.held
+            leg.call_id, call.host_id::text, leg.user_id::text, leg.dir, leg.state, leg.device_id, leg.held,
+            call.state = 'ringing' AND NOT call."group"
         ))
         FROM calls_leg leg JOIN calls_call call ON call.id = leg.call_id
         WHERE leg.user_id = ANY({people}) AND leg.state IN ('ringing', 'joined')
@@ -163,17 +166,36 @@ CAUGHT_UP = f"""
     )
     {CALLS.format(calls="ARRAY(SELECT call_id FROM mine)")}
 """
+GREETED = f"""
+    WITH mine AS (
+        SELECT call_id FROM calls_leg WHERE user_id = ANY({{people}}) AND state IN ('ringing', 'joined')
+        UNION
+        SELECT leg.call_id FROM calls_call JOIN calls_leg leg ON leg.call_id = calls_call.id
+        WHERE calls_call."group" AND calls_call.state <> 'ended' AND leg.user_id = ANY({{people}})
+    )
+    {CALLS.format(calls="ARRAY(SELECT call_id FROM mine)")}
+"""
+LIVE_GROUPS = """
+    SELECT coalesce(json_agg(id), '[]') FROM calls_call
+    WHERE "group" AND state <> 'ended'
+        AND EXISTS (SELECT 1 FROM calls_leg WHERE call_id = calls_call.id AND user_id = ANY({people}))
+"""
 # What a call and a leg may change, as columns and types of the JSON that carries them.
 CALL_CHANGES = (
     ("v", "integer"), ("state", "text"), ("reason", "text"), ("answered_at", "timestamptz"),
     ("ended_at", "timestamptz"), ("ended_by", "text"), ("note", "text"), ("due_at", "timestamptz"),
+    ("host_id", "{user}"), ('"group"', "boolean"), ("max_legs", "smallint"), ("lonely_since", "timestamptz"),
+    ("media", "text"), ("media_epoch", "integer"),
 )  # fmt: skip
-CALL_GIVEN = (("id", "uuid"), ("kind", "text"), ("host_id", "{user}"), ("placed_at", "timestamptz"))
+CALL_GIVEN = (
+    ("id", "uuid"), ("kind", "text"), ("placed_at", "timestamptz"), ("engine", "boolean"), ("end_with_host", "boolean"),
+)  # fmt: skip
 LEG_CHANGES = (
     ("state", "text"), ("reason", "text"), ("multi", "boolean"), ("ring_on_id", "uuid"), ("ring_until", "timestamptz"),
     ("alerted", "boolean"), ("device_id", "uuid"), ("device_name", "text"), ("page", "uuid"), ("epoch", "integer"),
     ("online", "boolean"), ("held", "boolean"), ("mic", "boolean"), ("cam", "boolean"), ("data", "jsonb"),
-    ("spent_until", "timestamptz"),
+    ("spent_until", "timestamptz"), ("invited_by", "text"), ("transferred_by", "text"), ("joined_at", "timestamptz"),
+    ("rung_again", "jsonb"), ("removed_v", "integer"),
 )  # fmt: skip
 LEG_GIVEN = (("call_id", "uuid"), ("user_id", "{user}"), ("username", "text"), ("name", "text"), ("dir", "text"))
 ENTRY = (("call_id", "uuid"), ("v", "integer"), ("at", "timestamptz"), ("command", "jsonb"))
@@ -189,7 +211,8 @@ async def gather(ask: prepared.Ask, wanted: Wanted, *, stays_s: float, skip_lock
     statements: dict[str, prepared.Statement] = {}
     if beats:
         statements["beats"] = presence.beating(beats, stays_s)
-    if callers:
+    with_lines = bool(callers or callees)
+    if with_lines:
         statements["lines"] = (_lines(skip_locked), prepared.array(callees), prepared.array(callers))
     if calls:
         statements["locked"] = (_locked(skip_locked), prepared.array(calls))
@@ -202,7 +225,7 @@ async def gather(ask: prepared.Ask, wanted: Wanted, *, stays_s: float, skip_lock
     }
     given = {name: items for name, items in given.items() if items}
     if given:
-        statements["world"] = (_reading(tuple(given)), *map(prepared.array, given.values()))
+        statements["world"] = (_reading(tuple(given), with_lines), *map(prepared.array, given.values()))
     answers = dict(zip(statements, await ask(statements.values()), strict=True))
     world = _world(answers["world"]) if given else World()
     if calls:
@@ -212,7 +235,7 @@ async def gather(ask: prepared.Ask, wanted: Wanted, *, stays_s: float, skip_lock
         if changed:
             (answer,) = await ask([(_reading(("calls",)), prepared.array(changed))])
             world.calls += _world(answer).calls or ()
-    if callers:
+    if with_lines:
         groups = tuple(map(bytes, world.groups or ()))
         world.lines = [_known_line(bytes(row), groups) for row in _rows(answers["lines"] or b"[]")]
         world.users = [_user(bytes(row)) for row in world.users or ()]
@@ -258,6 +281,11 @@ def _held(calls: Iterable[Call], versions: Mapping[uuid.UUID, int]) -> list[Call
     return [call for call in calls if versions.get(call.id) == call.v]
 
 
+def live_groups(key: Any) -> list[uuid.UUID]:
+    """The calls of several people that go on and in which this person has a leg; see models.py."""
+    return _ids(prepared.ask(LIVE_GROUPS.format(people=_keys(1)), prepared.array([key])))
+
+
 async def catch_up(
     ask: prepared.Ask,
     people: Collection[str],
@@ -285,8 +313,9 @@ class Greeting(NamedTuple):
 
 
 async def greet(ask: prepared.Ask, people: Collection[str]) -> Greeting:
-    """The users, their lines and their live calls, in one message."""
-    (answer,) = await ask([(_greeting(), prepared.array(people), prepared.array(()))])
+    """The users, their lines, their live calls, and the calls of several people that go on and in which they have a
+    leg, if only a closed one; in one message."""
+    (answer,) = await ask([(_greeting(), prepared.array(people))])
     found = _greeted(answer)
     groups = tuple(map(bytes, found.groups or ()))
     users = [_user(bytes(row)) for row in found.users or ()]
@@ -332,6 +361,7 @@ _rows = msgspec.json.Decoder(list[msgspec.Raw]).decode
 _world = msgspec.json.Decoder(Answer).decode
 _due = msgspec.json.Decoder(Due).decode
 _calls = msgspec.json.Decoder(list[Call]).decode
+_ids = msgspec.json.Decoder(list[uuid.UUID]).decode
 _versions = msgspec.json.Decoder(dict[uuid.UUID, int]).decode
 
 
@@ -372,19 +402,23 @@ def _users(number: int, columns: str) -> str:
 
 
 @cache
-def _reading(given: tuple[str, ...]) -> str:
-    """One statement that reads what can be read of what is given, whose parameters come in that order."""
+def _reading(given: tuple[str, ...], with_lines: bool = False) -> str:
+    """One statement that reads what can be read of what is given, whose parameters come in that order; and the groups
+    of the people's lines, if these are locked."""
     number = {name: n for n, name in enumerate(given, start=1)}
     parts = ["calls"] if "calls" in given else []
     marks = {name: f"${n}::uuid[]" for name, n in number.items()}
-    if "people" in given:
+    keys = [_keys(number["people"])] if "people" in given else []
+    keys += [_called(number["callees"])] if "callees" in given else []
+    if keys:
         parts += ["live", "devices"]
-        marks["people"] = _keys(number["people"])
-    if "callees" in given:
-        parts += ["users", "groups"]
-        marks["people"] += f" || {_called(number['callees'])}"
-        marks["users"] = _users(number["callees"], prepared.columns(get_user_model()))
+        marks["people"] = " || ".join(keys)
+    if with_lines:
+        parts.append("groups")
         marks["group"] = prepared.columns(LineGroup)
+    if "callees" in given:
+        parts.append("users")
+        marks["users"] = _users(number["callees"], prepared.columns(get_user_model()))
     parts += [part for part, name in (("spent", "invites"), ("seen", "watched")) if name in given]
     return "SELECT json_build_object(" + ", ".join(f"'{part}', ({READ[part].format(**marks)})" for part in parts) + ")"
 
@@ -401,7 +435,7 @@ def _one_line() -> str:
 
 @cache
 def _greeting() -> str:
-    """$1 are keys of users, $2 must be empty."""
+    """$1 are keys of users."""
     model = get_user_model()
     key = model._meta.pk.column
     return f"""
@@ -419,7 +453,7 @@ def _greeting() -> str:
                 SELECT {prepared.columns(Line)} FROM devices_line WHERE user_id = ANY({_keys(1)})
             ) line),
             'groups', ({READ["groups"].format(people=_keys(1), group=prepared.columns(LineGroup))}),
-            'calls', ({_caught_up()})
+            'calls', ({GREETED.format(people=_keys(1))})
         )
     """
 
@@ -429,37 +463,34 @@ def _caught_up() -> str:
     return CAUGHT_UP.format(people=_keys(1))
 
 
-async def write(
-    ask: prepared.Ask,
-    born: Sequence[Call],
-    grown: Sequence[tuple[Call, Call]],
-    entries: Sequence[tuple[Call, machine.Command]],
-    due_at: Any,
-    now: dt.datetime,
-) -> None:
-    """New calls, changed ones as (before, after), and an entry for each change; then commits, in the same message.
-    `due_at(call)` is a call's deadline."""
+class Written(NamedTuple):
+    """What a batch writes: new calls, changed calls, changed legs, new legs, and an entry for each change."""
+
+    born: Sequence[Call]
+    grown: Sequence[Call]
+    changed: Sequence[tuple[Call, Leg]]
+    fresh: Sequence[tuple[Call, Leg]]
+    entries: Sequence[tuple[Call, machine.Command]]
+
+
+async def write(ask: prepared.Ask, written: Written, due_at: Any, now: dt.datetime) -> None:
+    """Writes all of it, and commits, in one message. `due_at(call)` is a call's deadline."""
+    born, grown, changed, fresh, entries = written
     documents: list[Any] = [
         [{"call_id": call.id, "v": call.v, "at": now, "command": command} for call, command in entries]
     ]
+    if fresh:
+        documents.append([_leg(call, leg) for call, leg in fresh])
     if grown:
-        documents.append(
-            [
-                _leg(after, new)
-                for before, after in grown
-                for old, new in zip(before.legs, after.legs, strict=True)
-                if new != old
-            ]
-        )
-        documents.append([_call(after, due_at(after)) for _, after in grown])
+        documents.append([_leg(call, leg) for call, leg in changed])
+        documents.append([_call(call, due_at(call)) for call in grown])
     if born:
-        documents.append([_leg(call, leg) for call in born for leg in call.legs])
         documents.append([_call(call, due_at(call)) for call in born])
-    await ask([(_writing(bool(grown), bool(born)), *map(msgspec.json.encode, documents))], commit=True)
+    await ask([(_writing(bool(fresh), bool(grown), bool(born)), *map(msgspec.json.encode, documents))], commit=True)
 
 
 @cache
-def _writing(with_grown: bool, with_born: bool) -> str:
+def _writing(with_fresh: bool, with_grown: bool, with_born: bool) -> str:
     """All writes of a batch as one statement. Its foreign keys are checked when everything is there."""
     user = prepared.user_key()
     number = itertools.count(1)
@@ -481,13 +512,15 @@ def _writing(with_grown: bool, with_born: bool) -> str:
         match = " AND ".join([first.format(same="="), *(each.format(same="IS NOT DISTINCT FROM") for each in rest)])
         return f"UPDATE {table} SET {sets} FROM {given([*keys, *changes])} WHERE {match}"
 
-    # PostgreSQL runs the last part first: so the entry, which is the proof, is written when all else is.
+    # PostgreSQL runs the last part first: so the entry, which is the proof, is written when all else is, and a leg is
+    # made when the legs that give its device free are written.
     parts = [insert("calls_entry", ENTRY)]
+    if with_fresh:
+        parts.append(insert("calls_leg", [*LEG_GIVEN, *LEG_CHANGES]))
     if with_grown:
         parts.append(update("calls_leg", LEG_CHANGES, LEG_GIVEN[:2]))
         parts.append(update("calls_call", CALL_CHANGES, CALL_GIVEN[:1]))
     if with_born:
-        parts.append(insert("calls_leg", [*LEG_GIVEN, *LEG_CHANGES]))
         parts.append(insert("calls_call", [*CALL_GIVEN, *CALL_CHANGES]))
     named = ", ".join(f"part{n} AS ({part})" for n, part in enumerate(parts))
     return f"WITH {named} SELECT NULL"
@@ -497,7 +530,9 @@ def _call(call: Call, due_at: dt.datetime | None) -> dict[str, Any]:
     return {
         "id": call.id, "kind": call.kind, "host_id": call.host, "placed_at": call.placed_at, "v": call.v,
         "state": call.state, "reason": call.reason, "answered_at": call.answered_at, "ended_at": call.ended_at,
-        "ended_by": call.ended_by, "note": call.note, "due_at": due_at,
+        "ended_by": call.ended_by, "note": call.note, "due_at": due_at, "group": call.group, "max_legs": call.max_legs,
+        "engine": call.engine, "end_with_host": call.end_with_host, "lonely_since": call.lonely_since,
+        "media": call.media, "media_epoch": call.media_epoch,
     }  # fmt: skip
 
 
@@ -507,5 +542,6 @@ def _leg(call: Call, leg: Leg) -> dict[str, Any]:
         "state": leg.state, "reason": leg.reason, "multi": leg.multi, "ring_on_id": leg.ring_on,
         "ring_until": leg.ring_until, "alerted": leg.alerted, "device_id": leg.device, "device_name": leg.device_name,
         "page": leg.page, "epoch": leg.epoch, "online": leg.online, "held": leg.held, "mic": leg.mic, "cam": leg.cam,
-        "data": leg.data, "spent_until": leg.spent_until,
+        "data": leg.data, "spent_until": leg.spent_until, "invited_by": leg.by, "transferred_by": leg.for_,
+        "joined_at": leg.joined_at, "rung_again": leg.rung_again, "removed_v": leg.removed_v,
     }  # fmt: skip

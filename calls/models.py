@@ -33,6 +33,15 @@ class Call(models.Model):
     ended_by = models.CharField(max_length=64, blank=True, default="")
     note = models.CharField(max_length=200, blank=True, default="", db_default="")
     due_at = models.DateTimeField(null=True)
+    # Calls of many, hold and transfer. The columns have defaults in the database, so that a version of the server that
+    # does not know them can go on placing calls while it is being replaced.
+    group = models.BooleanField(default=False, db_default=False)
+    max_legs = models.PositiveSmallIntegerField(default=9, db_default=9)
+    engine = models.BooleanField(default=False, db_default=False)
+    end_with_host = models.BooleanField(default=False, db_default=False)
+    lonely_since = models.DateTimeField(null=True)
+    media = models.CharField(max_length=4, default="p2p", db_default="p2p")
+    media_epoch = models.PositiveIntegerField(default=1, db_default=1)
 
     class Meta:
         indexes = [
@@ -51,6 +60,8 @@ class Call(models.Model):
                 condition=Q(state="ended") & ~Q(reason="completed"),
             ),
             models.Index(F("placed_at").desc(), name="call_video", condition=Q(state="ended", kind="video")),
+            models.Index(F("placed_at").desc(), name="call_group", condition=Q(group=True)),
+            models.Index(fields=["id"], name="call_group_live", condition=Q(group=True) & ~Q(state="ended")),
         ]
 
     def __str__(self) -> str:
@@ -87,6 +98,12 @@ class Leg(models.Model):
     cam = models.BooleanField(default=True)
     data = models.JSONField(null=True)
     spent_until = models.DateTimeField(null=True)
+    # Users by their key as text, "" for nobody: who invited this one, and who transferred the call to this one.
+    invited_by = models.CharField(max_length=64, blank=True, default="", db_default="")
+    transferred_by = models.CharField(max_length=64, blank=True, default="", db_default="")
+    joined_at = models.DateTimeField(null=True)
+    rung_again = models.JSONField(default=list, db_default=models.Value([], models.JSONField()))  # times in ISO 8601
+    removed_v = models.PositiveIntegerField(default=0, db_default=0)
     # Taken out of its owner's history. Nothing of the call itself: the others' history and the operator keep it.
     hidden = models.BooleanField(default=False, db_default=False)
 
@@ -203,12 +220,24 @@ _CALL_COLUMNS = (
     "ended_at",
     "ended_by",
     "note",
+    "group",
+    "max_legs",
+    "engine",
+    "end_with_host",
+    "lonely_since",
+    "media",
+    "media_epoch",
 )
 _LEG_COLUMNS = (
     "user", "username", "name", "dir", "state", "reason", "multi", "ring_on", "ring_until", "alerted", "device",
-    "device_name", "page", "epoch", "online", "held", "mic", "cam", "data", "spent_until",
+    "device_name", "page", "epoch", "online", "held", "mic", "cam", "data", "spent_until", "invited_by",
+    "transferred_by", "joined_at", "rung_again", "removed_v",
 )  # fmt: skip
-_CALL_CHANGES = ["v", "state", "reason", "answered_at", "ended_at", "ended_by", "note", "due_at"]
+_RUNG_AGAIN = _LEG_COLUMNS.index("rung_again")
+_CALL_CHANGES = [
+    "v", "state", "reason", "answered_at", "ended_at", "ended_by", "note", "due_at", "host", "group", "max_legs",
+    "lonely_since", "media", "media_epoch",
+]  # fmt: skip
 _LEG_CHANGES = list(_LEG_COLUMNS[4:])
 
 
@@ -234,6 +263,7 @@ def load_all(rows: "models.QuerySet[Call]") -> list[machine.Call]:
     for call_id, user, *rest in (
         Leg.objects.filter(call__in=legs).order_by("call", "id").values_list("call", *_LEG_COLUMNS)
     ):
+        rest[_RUNG_AGAIN - 1] = tuple(map(dt.datetime.fromisoformat, rest[_RUNG_AGAIN - 1]))
         legs[call_id].append(machine.Leg(str(user), *rest))
     return [
         machine.Call(id, v, kind, state, str(host), placed_at, tuple(legs[id]), *rest)
@@ -246,6 +276,14 @@ def line(key: Any) -> Line | None:
     if connection.vendor == "postgresql":
         return hot.line(key)
     return Line.objects.select_related("group").filter(user=key).first()
+
+
+def live_groups(key: Any) -> list[uuid.UUID]:
+    """The calls of several people that go on and in which this person has a leg, if only a closed one."""
+    if connection.vendor == "postgresql":
+        return hot.live_groups(key)
+    groups = Call.objects.filter(group=True, legs__user=key).exclude(state="ended")
+    return list(groups.values_list("id", flat=True))
 
 
 async def catch_up(
@@ -313,27 +351,37 @@ async def store(ask: prepared.Ask, changes: Sequence[Change], merged: Sequence[S
         last[after.id] = after
     born = [call for call in last.values() if first[call.id] is None]
     grown = [(before, last[id]) for id, before in first.items() if before is not None]
+    # A device has at most one leg that is joined and not held, and the database looks at that row by row. So the rows
+    # that give a device free come before those that take it, and new rows come last.
+    changed = [
+        (after, new)
+        for before, after in grown
+        for old, new in zip(before.legs, after.legs[: len(before.legs)], strict=True)
+        if new != old
+    ]
+    changed.sort(key=lambda each: each[1].state == "joined" and not each[1].held)
+    fresh = [(call, leg) for call in born for leg in call.legs]
+    fresh += [(after, leg) for before, after in grown for leg in after.legs[len(before.legs) :]]
     if merged:
         SpentInvite.objects.bulk_create(merged)
     if connection.vendor == "postgresql":
         entries = [(after, command) for _, after, command in changes]
-        await hot.write(ask, born, grown, entries, partial(machine.due_at, deadlines=conf.deadlines()), now)
+        due_at = partial(machine.due_at, deadlines=conf.deadlines())
+        written = hot.Written(born, [after for _, after in grown], changed, fresh, entries)
+        await hot.write(ask, written, due_at, now)
         return
     if born:
         Call.objects.bulk_create([_call_row(call) for call in born])
-        Leg.objects.bulk_create([_leg_row(call, leg) for call in born for leg in call.legs])
     if grown:  # their rows are there, and ours: the conflict is the update
         Call.objects.bulk_create(
             [_call_row(call) for _, call in grown],
             update_conflicts=True, unique_fields=["id"], update_fields=_CALL_CHANGES,
         )  # fmt: skip
-        legs = [
-            _leg_row(call, new)
-            for before, call in grown
-            for old, new in zip(before.legs, call.legs, strict=True)
-            if new != old
-        ]
-        Leg.objects.bulk_create(legs, update_conflicts=True, unique_fields=["call", "user"], update_fields=_LEG_CHANGES)
+        Leg.objects.bulk_create(
+            [_leg_row(*each) for each in changed],
+            update_conflicts=True, unique_fields=["call", "user"], update_fields=_LEG_CHANGES,
+        )  # fmt: skip
+    Leg.objects.bulk_create([_leg_row(*each) for each in fresh])
     Entry.objects.bulk_create(
         Entry(call_id=after.id, v=after.v, at=now, command=msgspec.to_builtins(command))
         for _, after, command in changes
@@ -344,7 +392,9 @@ def _call_row(call: machine.Call) -> Call:
     return Call(
         id=call.id, v=call.v, kind=call.kind, state=call.state, reason=call.reason, host_id=call.host,
         placed_at=call.placed_at, answered_at=call.answered_at, ended_at=call.ended_at, ended_by=call.ended_by,
-        note=call.note, due_at=machine.due_at(call, conf.deadlines()),
+        note=call.note, due_at=machine.due_at(call, conf.deadlines()), group=call.group, max_legs=call.max_legs,
+        engine=call.engine, end_with_host=call.end_with_host, lonely_since=call.lonely_since, media=call.media,
+        media_epoch=call.media_epoch,
     )  # fmt: skip
 
 
@@ -353,7 +403,9 @@ def _leg_row(call: machine.Call, leg: machine.Leg) -> Leg:
         call_id=call.id, user_id=leg.key, username=leg.user, name=leg.name, dir=leg.dir, state=leg.state,
         reason=leg.reason, multi=leg.multi, ring_on_id=leg.ring_on, ring_until=leg.ring_until, alerted=leg.alerted,
         device_id=leg.device, device_name=leg.device_name, page=leg.page, epoch=leg.epoch, online=leg.online,
-        held=leg.held, mic=leg.mic, cam=leg.cam, data=leg.data, spent_until=leg.spent_until,
+        held=leg.held, mic=leg.mic, cam=leg.cam, data=leg.data, spent_until=leg.spent_until, invited_by=leg.by,
+        transferred_by=leg.for_, joined_at=leg.joined_at, rung_again=msgspec.to_builtins(leg.rung_again),
+        removed_v=leg.removed_v,
     )  # fmt: skip
 
 

@@ -52,6 +52,7 @@ MESSAGES: dict[str, str] = {
 
 Id = Annotated[str, Meta(min_length=1, max_length=64)]
 Username = Annotated[str, Meta(min_length=1, max_length=150)]
+Names = Annotated[list[Username], Meta(min_length=1, max_length=64)]
 Age = Annotated[int, Meta(ge=0)]
 DeviceKind = Literal["web", "ios", "android", "windows", "macos", "linux", "other"]
 
@@ -72,24 +73,25 @@ class Hello(Frame, frozen=True):
     take: bool = False
 
 
-class Invite(Frame, frozen=True):
-    call: uuid.UUID
-    to: Annotated[list[Username], Meta(min_length=1, max_length=64)]
-    kind: machine.Kind
-    data: Raw = Raw()
-    ring_s: Annotated[int, Meta(ge=5, le=120)] | None = None
-    age: Age = 0
-
-
-class Ringing(Frame, frozen=True):
-    call: uuid.UUID
-
-
 class Also(Struct, frozen=True):
     """What to do with another call in the same decision."""
 
     call: uuid.UUID
     do: Literal["hangup", "hold"]
+
+
+class Invite(Frame, frozen=True, rename={"also": "and"}):
+    call: uuid.UUID
+    to: Names
+    kind: machine.Kind
+    data: Raw = Raw()
+    ring_s: Annotated[int, Meta(ge=5, le=120)] | None = None
+    also: Also | None = None
+    age: Age = 0
+
+
+class Ringing(Frame, frozen=True):
+    call: uuid.UUID
 
 
 class Answer(Frame, frozen=True, rename={"also": "and"}):
@@ -116,7 +118,7 @@ class End(Frame, frozen=True):
 
 class Add(Frame, frozen=True):
     call: uuid.UUID
-    to: Annotated[list[Username], Meta(min_length=1, max_length=64)]
+    to: Names
 
 
 class Remove(Frame, frozen=True):
@@ -128,9 +130,20 @@ class Move(Frame, frozen=True):
     call: uuid.UUID
 
 
-class Hold(Frame, frozen=True):
+class Hold(Frame, frozen=True, rename={"also": "and"}):
     call: uuid.UUID
     on: bool
+    also: Also | None = None
+
+
+class Transfer(Frame, frozen=True, rename={"with_": "with"}):
+    """Blind with `to`, attended with `with`, which with `stay` brings two calls together."""
+
+    call: uuid.UUID
+    to: Username | None = None
+    with_: uuid.UUID | None = None
+    stay: bool = False
+    data: Raw = Raw()
 
 
 class Media(Frame, frozen=True):
@@ -157,9 +170,11 @@ class Presence(Frame, frozen=True):
     of: Annotated[list[Username], Meta(min_length=1, max_length=100)]
 
 
-AboutCall = Ringing | Answer | Reject | Hangup | End | Add | Remove | Move | Hold | Media
+AboutCall = Ringing | Answer | Reject | Hangup | End | Add | Remove | Move | Hold | Transfer | Media
 AnyCommand = Hello | Invite | AboutCall | Signal | MultiDevice
 AnyFrame = AnyCommand | Ping | Presence
+
+OtherCommand = machine.Hangup | machine.Hold | machine.HandOver  # what may be asked of another call besides
 
 _decoder = msgspec.json.Decoder(AnyFrame)
 _encoder = msgspec.json.Encoder()
@@ -185,7 +200,22 @@ def parse(text: str) -> AnyFrame:
             raise bad("body")
     elif "\\u0000" in text and _NUL.search(text):  # no database keeps it, and no name or text needs it
         raise bad("frame")
+    wrong = _wrong(frame)
+    if wrong is not None:
+        raise bad(wrong)
     return frame
+
+
+def _wrong(frame: AnyFrame) -> str | None:
+    """The argument that is at fault, if each of them is well formed and yet they do not go together."""
+    match frame:
+        case Invite(to=to) | Add(to=to) if len(set(to)) < len(to):
+            return "to"
+        case Transfer(to=to, with_=other, stay=stay):
+            if (to is None) == (other is None):
+                return "to"
+            return "stay" if stay and other is None else None
+    return None
 
 
 def id_of(text: str) -> str | None:
@@ -223,8 +253,9 @@ def _can_be_kept(data: Any, depth: int = 0) -> bool:
     return True
 
 
-def command(frame: AboutCall, by: Seat) -> machine.Command:
-    """What the frame asks of a call. Groups and hold are refused until calls of more than two exist."""
+def command(frame: AboutCall, by: Seat, ring_s: float) -> machine.Command:
+    """What the frame asks of a call. People who are to be rung are given by name; `ring_s` is for how long they ring,
+    in seconds."""
     match frame:
         case Ringing():
             return machine.Ringing(by)
@@ -240,8 +271,32 @@ def command(frame: AboutCall, by: Seat) -> machine.Command:
             return machine.Move(by)
         case Media():
             return machine.Media(by, frame.mic, frame.cam)
-        case Add() | Remove() | Hold():
-            raise Refused("not_allowed")
+        case Add():
+            return machine.Add(by, (), ring_s, unknown=tuple(frame.to))
+        case Remove():
+            return machine.Remove(by, frame.user)
+        case Hold():
+            return machine.Hold(by, frame.on)
+        case Transfer(to=str(name)):
+            return machine.Transfer(by, None, name, ring_s, data=data_of(frame.data))
+        case Transfer(with_=uuid.UUID() as other):
+            return machine.TakeOver(by, other, stay=frame.stay)
+    raise AssertionError(frame)
+
+
+def other_command(frame: Invite | AboutCall, by: Seat) -> tuple[uuid.UUID, OtherCommand] | None:
+    """The other call that the frame asks something of in the same decision, and what. Refused as `bad_frame` if it is
+    no other one."""
+    match frame:
+        case Transfer(call=call, with_=uuid.UUID() as other):
+            if other == call:
+                raise bad("with")
+            return other, machine.HandOver(by, call)
+        case Invite(also=Also(other, do)) | Answer(also=Also(other, do)) | Hold(also=Also(other, do)):
+            if other == frame.call:
+                raise bad("and")
+            return other, machine.Hangup(by) if do == "hangup" else machine.Hold(by, True)
+    return None
 
 
 def bad(argument: str, message: str | None = None) -> Refused:

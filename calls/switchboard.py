@@ -18,6 +18,7 @@ import time
 import uuid
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from operator import itemgetter
 from typing import Any, NamedTuple
 
@@ -29,7 +30,7 @@ from django.db.models import Q
 from calls import after, conf, machine, models
 from calls.after import refusals
 from calls.allowance import own_changes
-from calls.facts import Facts, Spent, limit
+from calls.facts import Facts, Missing, Spent, limit
 from calls.hot import Silence, Wanted, Watch
 from calls.hub import Said, hub
 from calls.logs import first_line
@@ -51,6 +52,8 @@ MOST_TOLD = 500  # lines in one message to the other processes
 MOST_FORGOTTEN = 1000  # remembered ids dropped at once
 MOST_SIGNED_OUT, SIGN_OUT_S = 200, 2.0  # devices of deactivated accounts signed out in one go, and how long it may take
 MOST_HELD = 3  # of them that are waited for in vain
+MAX_TRIES = 5  # of orders that turn out to need more lines or calls than were locked
+RINGING = (machine.Invite, machine.Add, machine.AddByOperator, machine.Transfer)  # commands that ring somebody
 
 
 class Outcome(NamedTuple):
@@ -70,19 +73,23 @@ class Settled(NamedTuple):
     done: after.Done
 
 
-class Leaving(NamedTuple):
-    """Another call that a device leaves as it answers: both happen, or neither."""
+class Other(NamedTuple):
+    """What is done to another call in the same decision, before the command itself: both happen, or neither."""
 
     call: uuid.UUID
-    command: machine.Hangup
+    command: machine.Hangup | machine.Hold | machine.HandOver
 
 
 class Perform(NamedTuple):
-    """One command on one call, and the call as it was last seen: if it is that still, it is not read again."""
+    """One command on one call, and the call as it was last seen: if it is that still, it is not read again.
+
+    The people whom an `Add` or a `Transfer` rings are given by name, in `unknown` or `user`: who they are, and whatever
+    else a decision needs to know, is filled in under the locks.
+    """
 
     call: uuid.UUID
     command: machine.Command
-    leaving: Leaving | None = None
+    other: Other | None = None
     known: machine.Call | None = None
 
 
@@ -99,6 +106,7 @@ class Place(NamedTuple):
     kind: machine.Kind
     data: Any
     ring_s: float
+    other: Other | None = None
 
 
 Order = Perform | Place
@@ -111,27 +119,27 @@ class Beat(NamedTuple):
     socket: str
 
 
-class NoLine(Exception):
-    """Lines that have to be locked do not exist yet."""
-
-    def __init__(self, users: set[Key]) -> None:
-        super().__init__()
-        self.users = users
-
-
 def perform(
-    call_id: uuid.UUID, command: machine.Command, *, leaving: Leaving | None = None, skip_locked: bool = False
+    call_id: uuid.UUID, command: machine.Command, *, other: Other | None = None, skip_locked: bool = False
 ) -> Outcome:
     """One command on one call. With `skip_locked`, a call that somebody else holds is left alone."""
-    (outcome,) = settle([Perform(call_id, command, leaving)], wait=not skip_locked)
+    (outcome,) = settle([Perform(call_id, command, other)], wait=not skip_locked)
     return outcome or Outcome(None)
 
 
 def place(
-    user: User, seat: Seat, call_id: uuid.UUID, to: Iterable[str], kind: machine.Kind, data: Any, ring_s: float
+    user: User,
+    seat: Seat,
+    call_id: uuid.UUID,
+    to: Iterable[str],
+    kind: machine.Kind,
+    data: Any,
+    ring_s: float,
+    *,
+    other: Other | None = None,
 ) -> Outcome:
     """Places one call."""
-    (outcome,) = settle([Place(user, seat, call_id, frozenset(to), kind, data, ring_s)])
+    (outcome,) = settle([Place(user, seat, call_id, frozenset(to), kind, data, ring_s, other)])
     assert outcome is not None
     return outcome
 
@@ -166,7 +174,9 @@ async def settle_in(link: prepared.Link, orders: Sequence[Order], beats: Sequenc
     """`settle` in the event loop: it waits for no lock, and tries once. Raises Lost of devices/prepared.py when the
     connection was lost on the way."""
     began = time.perf_counter()
-    settled = await link.transact(lambda ask: _settle(ask, orders, beats, False, None, began), again=False)
+    wanted = _wanted(orders, beats)
+    work = partial(_settle, orders=orders, beats=beats, wait=False, tried=None, began=began, wanted=wanted)
+    settled = await link.transact(work, again=False)
     tell(*settled.tell)
     after.follow(settled.done)
     return settled.outcomes
@@ -180,19 +190,26 @@ def _committed(
     began: float,
     now: dt.datetime | None,
 ) -> Settled:
-    for last_try in (False, False, True):
+    wanted, tries = _wanted(orders, beats), 0
+    while True:
+        tries += 1
         try:
             with transaction.atomic(durable=True):
-                return prepared.run(_settle(prepared.waiting, orders, beats, wait, tried, began, now))
-        except NoLine as missing:
-            Line.make(missing.users)
+                return prepared.run(_settle(prepared.waiting, orders, beats, wait, tried, began, wanted, now))
+        except Missing as missing:
+            # What is missing depends on what the calls are, and they may change until everything is locked. Each try
+            # locks what those before it missed too.
+            if tries == MAX_TRIES:
+                raise RuntimeError("an order needs other lines and calls each time that it is tried") from None
+            Line.make(map(get_user_model()._meta.pk.to_python, missing.lines))
+            wanted.callers.update(missing.lines)
+            wanted.calls.update(missing.calls)
         except IntegrityError as error:
             # A call id or a device was taken between our look and our write: the next look sees it. Where nothing is
             # placed, two changes of one version are no such thing: they mean that a lock did not hold.
             placing = any(isinstance(order, Place) for order in orders)
-            if last_try or (not placing and "one_entry_a_version" in str(error)):
+            if tries >= 3 or (not placing and "one_entry_a_version" in str(error)):
                 raise
-    raise RuntimeError("the lines of a call could not be made")
 
 
 async def _settle(
@@ -202,6 +219,7 @@ async def _settle(
     wait: bool,
     tried: dt.datetime | None,
     began: float,
+    wanted: Wanted,
     now: dt.datetime | None = None,
 ) -> Settled:
     """Decides the orders and stores what changed, which commits: everything else is computed before that."""
@@ -209,7 +227,7 @@ async def _settle(
     facts = Facts(now, wait)
     changes: list[Change] = []
     outcomes: list[Outcome | None] = []
-    await facts.gather(ask, _wanted(orders, beats))
+    await facts.gather(ask, wanted)
     for number, order in enumerate(orders):
         beat = beats[number] if beats else None
         if beat and beat.socket in facts.strangers:
@@ -220,19 +238,19 @@ async def _settle(
             continue
         done: list[Change] = []
         outcome = _decide_order(facts, order, done)
-        if outcome is not None and outcome.refused is not None:
-            for change in done:  # what a refused order had done to another call
+        if outcome is None or outcome.refused is not None:
+            for change in done:  # what was done to another call, for an order that is refused or settled later
                 if change.before is not None:
                     facts.note(change.before)
             done = []
         outcomes.append(outcome)
         changes += done
-    asleep = [each.after for each in changes if isinstance(each.command, machine.Invite) and _rings(each.after, facts)]
+    asleep = [each.after for each in changes if isinstance(each.command, RINGING) and _rings(each, facts)]
     told = [change.after for change in changes]
     if tried:  # what the first try may have committed was told to nobody, and woke nobody
         told = list(facts.calls.values())
-        placed = {order.call for order in orders if isinstance(order, Place)}
-        asleep = [call for call in told if call.id in placed and call.state == "ringing"]
+        asked = {order.call for order in orders if isinstance(order, Place) or isinstance(order.command, RINGING)}
+        asleep = [call for call in told if call.id in asked and any(leg.state == "ringing" for leg in call.legs)]
     settled = Settled(outcomes, told, after.Done(changes, asleep, _refused(orders, outcomes), began))
     await models.store(ask, changes, facts.merged, now)
     return settled
@@ -249,9 +267,24 @@ def _was_done(order: Order, tried: dt.datetime) -> bool:
         done = entry.decode()
         seat = getattr(done, "by", None)
         same_page = seat and (seat.key, seat.device, seat.page) == (by.key, by.device, by.page)
-        if same_page and msgspec.structs.replace(done, by=by) == order.command:  # its seat was stored with facts
+        if same_page and _wish(msgspec.structs.replace(done, by=by)) == _wish(order.command):
             return True
     return False
+
+
+def _wish(command: machine.Command) -> machine.Command:
+    """The command as a device asked for it, without the facts that are filled in before it is decided and stored."""
+    match command:
+        case machine.Answer():
+            return msgspec.structs.replace(command, active=0, limit=0)
+        case machine.Add(callees=callees, unknown=unknown):
+            names = tuple(sorted({*unknown, *(callee.user for callee in callees)}))
+            return msgspec.structs.replace(command, callees=(), unknown=names, max_legs=0)
+        case machine.Transfer():
+            return msgspec.structs.replace(command, callee=None, allowed=True)
+        case machine.TakeOver():
+            return msgspec.structs.replace(command, leg=None, allowed=True)
+    return command
 
 
 def _refused(orders: Sequence[Order], outcomes: Sequence[Outcome | None]) -> list[refusals.Refused]:
@@ -269,8 +302,10 @@ def _refused(orders: Sequence[Order], outcomes: Sequence[Outcome | None]) -> lis
     return found
 
 
-def _rings(call: machine.Call, facts: Facts) -> bool:
-    return any(leg.state == "ringing" and leg.key in facts.asleep for leg in call.legs)
+def _rings(change: Change, facts: Facts) -> bool:
+    """Whether a leg has begun to ring where a device has to be woken."""
+    rang = {leg.key for leg in change.before.legs if leg.state == "ringing"} if change.before else set()
+    return any(leg.state == "ringing" and leg.key in facts.asleep - rang for leg in change.after.legs)
 
 
 def _wanted(orders: Sequence[Order], beats: Sequence[Beat | None]) -> Wanted:
@@ -278,6 +313,8 @@ def _wanted(orders: Sequence[Order], beats: Sequence[Beat | None]) -> Wanted:
     wanted = Wanted(set(), set(), set(), set(), set(), set(), dict(beat for beat in beats if beat), {})
     for order in orders:
         wanted.calls.add(order.call)
+        if order.other:
+            wanted.calls.add(order.other.call)
         if isinstance(order, Place):
             wanted.callees.update(order.to)
             wanted.callers.add(order.seat.key)
@@ -285,40 +322,89 @@ def _wanted(orders: Sequence[Order], beats: Sequence[Beat | None]) -> Wanted:
             continue
         if order.known:
             wanted.known[order.call] = order.known
-        if order.leaving:
-            wanted.calls.add(order.leaving.call)
-        if isinstance(order.command, (machine.Answer, machine.Move)):
-            wanted.people.add(order.command.by.key)
-        elif isinstance(order.command, machine.SignedOut):
-            wanted.people.add(order.command.key)
-        elif isinstance(order.command, machine.Silent):
-            wanted.watched.add(order.command.device)
+        _want_for(order.command, order.known, wanted)
     return wanted
 
 
+def _want_for(command: machine.Command, known: machine.Call | None, wanted: Wanted) -> None:
+    """What this command needs. `known` is the call as the device saw it last: what it needs besides if the call has
+    changed since, is found out when it is decided."""
+    match command:
+        case machine.Answer(by):
+            wanted.people.add(by.key)
+            mine = machine.leg_of(known, by.key) if known else None
+            if mine is not None and mine.state not in machine.LIVE:
+                wanted.callers.add(by.key)
+        case machine.Move(by) | machine.Hold(by, on=False):
+            wanted.people.add(by.key)
+        case machine.Add(unknown=names) | machine.AddByOperator(unknown=names):
+            wanted.callees.update(names)
+            if known:
+                wanted.callers.add(known.host)
+        case machine.Transfer(by, user=name):
+            wanted.callees.add(name)
+            wanted.callers.add(by.key)
+        case machine.TakeOver(by):
+            wanted.callers.add(by.key)
+        case machine.SignedOut(key=key):
+            wanted.people.add(key)
+        case machine.Silent(device=device):
+            wanted.watched.add(device)
+
+
 def _decide_order(facts: Facts, order: Order, done: list[Change]) -> Outcome | None:
-    """The order's outcome; what it changes is noted in `facts` and added to `done`. None: rows are missing."""
-    if isinstance(order, Place):
-        try:
-            return _place(facts, order, done)
-        except Refused as refused:
-            return Outcome(None, refused)
+    """The order's outcome; what it changes is noted in `facts` and added to `done`. None: rows are missing, so it has
+    to be settled alone."""
     before = facts.calls.get(order.call)
-    steps: list[tuple[machine.Call | None, machine.Command]] = [(before, order.command)]
-    if order.leaving:
-        other = facts.calls.get(order.leaving.call)
-        if other is None and not facts.wait:
+    if not facts.wait:
+        if before is None and isinstance(order, Perform):
             return None
-        if other is not None and other.state != "ended":
-            steps.insert(0, (other, order.leaving.command))
-    if before is None and not facts.wait:
-        return None
+        if order.other is not None and order.other.call not in facts.calls:
+            return None
     try:
-        for call, command in steps:
-            after = _decide(facts, call, _with_facts(facts, command, order.call), done)
+        if isinstance(order, Place):
+            return _place(facts, order, done)
+        return _perform(facts, order, before, done)
     except Refused as refused:
-        return Outcome(before, refused)
-    return Outcome(after)
+        return Outcome(None if isinstance(order, Place) else before, refused)
+    except Missing:
+        if facts.wait:
+            raise
+        return None
+
+
+def _perform(facts: Facts, order: Perform, before: machine.Call | None, done: list[Change]) -> Outcome:
+    command = order.command
+    if order.other is not None:
+        if _is_repeat(facts, order, before):
+            return Outcome(before)
+        other = facts.calls.get(order.other.call)
+        if isinstance(command, machine.TakeOver) and other is not None:  # before the other call ends
+            command = msgspec.structs.replace(command, leg=machine.other_leg(other, command.by.key))
+        _deal_with(facts, order.other, done)
+    return Outcome(_decide(facts, before, _with_facts(facts, command, order.call), done))
+
+
+def _is_repeat(facts: Facts, order: Perform, before: machine.Call | None) -> bool:
+    """Whether an order on two calls was done already: then neither is looked at again. What it did to the other call is
+    no measure, for that call may have gone on since."""
+    assert order.other is not None
+    if isinstance(order.command, machine.TakeOver):
+        other = facts.calls.get(order.other.call)
+        return bool(before and other and machine.was_taken_over(other, before, order.command.by.key))
+    try:
+        return machine.decide(before, order.command, facts.now, conf.deadlines()) is before
+    except Refused:
+        return False
+
+
+def _deal_with(facts: Facts, other: Other, done: list[Change]) -> None:
+    """Does to the other call what is to be done first. Refused with the code that the other call alone would get, and
+    its id as `and`."""
+    try:
+        _decide(facts, facts.calls.get(other.call), _with_facts(facts, other.command, other.call), done)
+    except Refused as refused:
+        raise Refused(refused.code, **refused.about, **{"and": str(other.call)}) from None
 
 
 def _decide(facts: Facts, call: machine.Call | None, command: machine.Command, done: list[Change]) -> machine.Call:
@@ -333,9 +419,32 @@ def _decide(facts: Facts, call: machine.Call | None, command: machine.Command, d
 
 def _with_facts(facts: Facts, command: machine.Command, call_id: uuid.UUID) -> machine.Command:
     """The command with what its decision needs to know."""
+    call = facts.calls.get(call_id)
     match command:
-        case machine.Answer() | machine.Move():
-            return msgspec.structs.replace(command, by=facts.seated(command.by, call_id))
+        case machine.Answer(by):
+            seat, mine = facts.seated(by, call_id), machine.leg_of(call, by.key) if call else None
+            if call is None or mine is None or not machine.may_rejoin(call, mine):
+                return msgspec.structs.replace(command, by=seat)
+            most = limit(facts.line(by.key), "max_incoming" if mine.dir == "in" else "max_outgoing")
+            return msgspec.structs.replace(command, by=seat, active=facts.count(by.key, mine.dir), limit=most)
+        case machine.Move(by) | machine.Hold(by, on=False):
+            return msgspec.structs.replace(command, by=facts.seated(by, call_id))
+        case machine.Add() | machine.AddByOperator():
+            if call is None:
+                return command
+            giver = command.by.key if isinstance(command, machine.Add) else ""
+            callees, unknown = facts.found(command.unknown, giver)
+            most = limit(facts.line(call.host), "max_legs")
+            return msgspec.structs.replace(command, callees=callees, unknown=unknown, max_legs=most)
+        case machine.Transfer(by, user=name):
+            callees, _ = facts.found([name], by.key)
+            allowed = facts.line(by.key).transfers()
+            return msgspec.structs.replace(command, callee=callees[0] if callees else None, allowed=allowed)
+        case machine.TakeOver(by):
+            allowed = facts.line(by.key).transfers()
+            return msgspec.structs.replace(command, by=facts.seated(by, call_id), allowed=allowed)
+        case machine.HandOver(by):
+            return msgspec.structs.replace(command, allowed=facts.line(by.key).transfers())
         case machine.SignedOut(key=key):
             following = policy.choose(False, facts.devices[key]).only
             return msgspec.structs.replace(command, next=following)
@@ -354,15 +463,11 @@ def _place(facts: Facts, order: Place, done: list[Change]) -> Outcome | None:
         return Outcome(earlier, None if same else Refused("conflict"))
     if order.call in facts.spent:
         return _spent(facts, facts.spent[order.call], order.seat)
-    if not order.to <= facts.users.keys():
-        raise Refused("not_found")
-    user, callees = order.user, [facts.users[name] for name in sorted(order.to)]
-    people = {user.pk, *(callee.pk for callee in callees)}
-    if not all(str(key) in facts.lines for key in people):
-        if facts.wait:
-            raise NoLine(people)
-        return None
-    seat, mine = facts.seated(order.seat, order.call), facts.lines[order.seat.key]
+    user, mine = order.user, facts.line(order.seat.key)
+    callees, unknown = facts.found(order.to, order.seat.key)
+    if order.other is not None:
+        _deal_with(facts, order.other, done)
+    seat = facts.seated(order.seat, order.call)
     invite = machine.Invite(
         call=order.call,
         by=seat,
@@ -371,12 +476,15 @@ def _place(facts: Facts, order: Place, done: list[Change]) -> Outcome | None:
         multi=mine.rings_all(facts.now),
         active=facts.count(seat.key, "out"),
         limit=limit(mine, "max_outgoing"),
-        callees=tuple(facts.callee(callee, seat.key) for callee in callees),
+        callees=callees,
         kind=order.kind,
         ring_s=order.ring_s,
         data=order.data,
+        unknown=unknown,
+        max_legs=limit(mine, "max_legs"),
+        end_with_host=conf.get("END_WITH_HOST"),
     )
-    other = facts.in_glare(seat.key, callees)
+    other = None if unknown else facts.in_glare(seat.key, callees)
     if other is not None:
         if not facts.wait:
             return None
@@ -479,6 +587,11 @@ def calls_of(key: Key, asked: Iterable[uuid.UUID] = ()) -> list[machine.Call]:
     return catch_up([CatchUp(str(key), frozenset(asked))], {})[0][0]
 
 
+def all_calls_of(key: Key) -> list[machine.Call]:
+    """The user's live calls, and the calls of several people that go on and that the user may come back into."""
+    return calls_of(key, models.live_groups(key))
+
+
 def is_back(call: machine.Call, key: str, device: uuid.UUID) -> bool:
     """Whether the others still have to be told that this device, silent for a while, is heard from again."""
     leg = machine.leg_of(call, key)
@@ -493,6 +606,8 @@ def line_view(line: Line) -> dict[str, Any]:
         "may_switch": line.may_switch and off is None,
         "max_incoming": limit(line, "max_incoming"),
         "max_outgoing": limit(line, "max_outgoing"),
+        "max_legs": limit(line, "max_legs"),
+        "may_transfer": line.transfers(),
         "dnd": line.dnd,
     }
     if off is not None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from django.conf import settings
 from django.core.exceptions import ValidationError
+from django.core.validators import MinValueValidator
 from django.db import models
 from django.db.models import Q
 
@@ -27,6 +28,15 @@ class Rules(models.Model):
     max_outgoing = models.PositiveSmallIntegerField(
         "outgoing limit", null=True, blank=True, help_text="Calls at a time. Empty: inherited. 0: none."
     )
+    max_legs = models.PositiveSmallIntegerField(
+        "people in one call", null=True, blank=True, validators=[MinValueValidator(2)],
+        help_text="At a time, in calls that this user hosts. Empty: inherited. 2: no calls of more than two.",
+    )  # fmt: skip
+    may_transfer = models.BooleanField(
+        "may transfer", null=True, blank=True,
+        help_text="Whether the user may give a call to somebody else, or bring two calls together. Unknown: inherited,"
+        " and the platform allows it.",
+    )  # fmt: skip
     edition = models.CharField(
         "multi-device edition",
         max_length=7,
@@ -113,13 +123,17 @@ class Line(Rules):
         return lines
 
     def rule(self, field: str) -> policy.Rule:
-        """What holds for one of `max_incoming`, `max_outgoing` and `edition`, and who said so. None: nobody did."""
+        """What holds for one of the fields of `Rules`, and who said so. None: nobody did."""
         group = None if self.group is None else (getattr(self.group, field), self.group.edition_until)
         return policy.most_specific((getattr(self, field), self.edition_until), group)
 
     def multi_device_off(self, now: dt.datetime) -> policy.Off | None:
         """Why multi-device cannot be on; None when it can."""
         return policy.why_off(self.rule("edition"), now)
+
+    def transfers(self) -> bool:
+        """Whether the user may transfer calls."""
+        return self.rule("may_transfer").value is not False
 
     def rings_all(self, now: dt.datetime) -> bool:
         """Whether every signed-in device rings: switched on, and included."""

@@ -25,7 +25,7 @@ from django.utils import timezone
 from calls import conf, machine, models, switchboard
 from calls.clock import Clock
 from calls.machine import Seat
-from calls.switchboard import Leaving, Outcome
+from calls.switchboard import Other, Outcome
 from calls.view import view
 from devices import presence, sessions
 from devices.models import Device
@@ -222,19 +222,49 @@ class Handset:
     # Commands, as work for a contestant.
 
     def invites(
-        self, to: Any, call: uuid.UUID | None = None, kind: machine.Kind = "audio", data: Any = None, ring_s: int = 45
+        self,
+        *to: Any,
+        call: uuid.UUID | None = None,
+        kind: machine.Kind = "audio",
+        data: Any = None,
+        ring_s: int = 45,
+        other: Other | None = None,
     ) -> Work:
         call = call or uuid.uuid4()
+        names = [each.username for each in to]
         return Work(
-            lambda: switchboard.place(self.user, self.seat, call, [to.username], kind, data, ring_s),
+            lambda: switchboard.place(self.user, self.seat, call, names, kind, data, ring_s, other=other),
             lambda: entry_of(call, 1),
         )
 
-    def answers(self, call: uuid.UUID, leaving: uuid.UUID | None = None, data: Any = None) -> Work:
-        also = Leaving(leaving, machine.Hangup(self.seat)) if leaving else None
-        return Work(
-            lambda: switchboard.perform(call, machine.Answer(self.seat, data), leaving=also), lambda: next_entry(call)
-        )
+    def leaving(self, call: uuid.UUID) -> Other:
+        """`and`: the other call is hung up in the same decision."""
+        return Other(call, machine.Hangup(self.seat))
+
+    def holding(self, call: uuid.UUID) -> Other:
+        """`and`: the other call is held in the same decision."""
+        return Other(call, machine.Hold(self.seat, True))
+
+    def answers(self, call: uuid.UUID, other: Other | None = None, data: Any = None) -> Work:
+        return commanding(call, machine.Answer(self.seat, data), other)
+
+    def holds(self, call: uuid.UUID, on: bool = True, other: Other | None = None) -> Work:
+        return commanding(call, machine.Hold(self.seat, on), other)
+
+    def adds(self, call: uuid.UUID, *people: Any) -> Work:
+        names = tuple(each.username for each in people)
+        return commanding(call, machine.Add(self.seat, (), 45, unknown=names))
+
+    def removes(self, call: uuid.UUID, person: Any) -> Work:
+        return commanding(call, machine.Remove(self.seat, person.username))
+
+    def transfers(self, call: uuid.UUID, to: Any) -> Work:
+        return commanding(call, machine.Transfer(self.seat, None, to.username, 45))
+
+    def brings(self, other: uuid.UUID, into: uuid.UUID, stay: bool = False) -> Work:
+        """The other person of a call into another call: an attended transfer, or a merge."""
+        hand_over = Other(other, machine.HandOver(self.seat, into))
+        return commanding(into, machine.TakeOver(self.seat, other, stay=stay), hand_over)
 
     def rings(self, call: uuid.UUID) -> Work:
         return commanding(call, machine.Ringing(self.seat))
@@ -260,8 +290,8 @@ class Handset:
         return None if seen is None else msgspec.to_builtins(seen)
 
 
-def commanding(call: uuid.UUID, command: machine.Command) -> Work:
-    return Work(lambda: switchboard.perform(call, command), lambda: next_entry(call))
+def commanding(call: uuid.UUID, command: machine.Command, other: Other | None = None) -> Work:
+    return Work(lambda: switchboard.perform(call, command, other=other), lambda: next_entry(call))
 
 
 def signing_out(handset: Handset, call: uuid.UUID | None = None) -> Work:
@@ -346,7 +376,7 @@ def _check_history(rows: machine.Call, entries: list[models.Entry]) -> None:
         assert value is None or value.state != "ended", "2: `ended` is final"
         before, value = value, machine.decide(value, entry.decode(), entry.at, conf.deadlines())
         assert entry.v == value.v == v, "one entry for each version, and no version without"
-        for old, new in zip(before.legs if before else (), value.legs, strict=bool(before)):
+        for old, new in zip(before.legs if before else (), value.legs, strict=False):
             assert old.epoch <= new.epoch, "1: an epoch never falls"
             same = (old.device, old.page) == (new.device, new.page)
             assert same or old.epoch < new.epoch, "1: each binding has an epoch of its own"
@@ -357,10 +387,16 @@ def _check_history(rows: machine.Call, entries: list[models.Entry]) -> None:
     assert (rows.reason is not None) == (rows.state == "ended"), "9: one reason a call, when it has ended"
     if rows.state == "ended":
         assert not set(states.values()) & set(machine.LIVE), "3: an ended call has no live leg"
+    reacted: set[str] = set()  # since they were rung last
     for entry in entries:
         said = entry.decode()
         if isinstance(said, machine.Answer | machine.Join | machine.Reject):
-            assert states[said.by.key] != "missed", "9: nobody who answered or rejected has missed it"
+            reacted.add(said.by.key)
+        elif isinstance(said, machine.Add | machine.AddByOperator):
+            reacted -= {callee.key for callee in said.callees}
+        elif isinstance(said, machine.Transfer) and said.callee:
+            reacted.discard(said.callee.key)
+    assert all(states[key] != "missed" for key in reacted), "9: nobody who answered or rejected has missed it"
 
 
 def _check_limits() -> None:
@@ -368,12 +404,28 @@ def _check_limits() -> None:
     calls of the same people is under the same lines' locks."""
     live: dict[uuid.UUID, machine.Call] = {}
     for entry in models.Entry.objects.order_by("pk"):
-        said = entry.decode()
-        value = live[entry.call_id] = machine.decide(live.get(entry.call_id), said, entry.at, conf.deadlines())
-        if isinstance(said, machine.Invite):
-            limits = {(said.by.key, "out"): said.limit} | {(each.key, "in"): each.limit for each in said.callees}
-            for leg in value.legs:
-                if leg.state in machine.LIVE:
-                    legs = [each for call in live.values() for each in call.legs if each.state in machine.LIVE]
-                    count = sum((each.key, each.dir) == (leg.key, leg.dir) for each in legs)
-                    assert count <= limits[leg.key, leg.dir], "4: more live legs than the limit allows"
+        said, before = entry.decode(), live.get(entry.call_id)
+        value = live[entry.call_id] = machine.decide(before, said, entry.at, conf.deadlines())
+        was = {leg.key for leg in before.legs if leg.state in machine.LIVE} if before else set()
+        limits = _limits_of(said, value)
+        for leg in value.legs:
+            if leg.state in machine.LIVE and leg.key not in was and (leg.key, leg.dir) in limits:
+                legs = [each for call in live.values() for each in call.legs if each.state in machine.LIVE]
+                count = sum((each.key, each.dir) == (leg.key, leg.dir) for each in legs)
+                assert count <= limits[leg.key, leg.dir], "4: more live legs than the limit allows"
+        assert sum(leg.state in machine.LIVE for leg in value.legs) <= max(value.max_legs, len(was))
+
+
+def _limits_of(said: machine.Command, call: machine.Call) -> dict[tuple[str, str], int]:
+    """The limits under which this command admitted legs, by person and direction."""
+    match said:
+        case machine.Invite(by=by, limit=limit, callees=callees):
+            return {(by.key, "out"): limit} | {(each.key, "in"): each.limit for each in callees}
+        case machine.Add(callees=callees) | machine.AddByOperator(callees=callees):
+            return {(each.key, "in"): each.limit for each in callees}
+        case machine.Transfer(callee=machine.Callee() as callee):
+            return {(callee.key, "in"): callee.limit}
+        case machine.Answer(by, limit=limit):
+            leg = machine.leg_of(call, by.key)
+            return {(by.key, leg.dir): limit} if leg else {}
+    return {}

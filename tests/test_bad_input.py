@@ -79,7 +79,7 @@ async def test_nul_characters_are_refused(page):
 
 async def test_unknown_commands_of_later_versions_and_of_the_machine_are_refused(page):
     alice = await page("alice")
-    heard = refusals(await replies(alice, *(frame(cmd) for cmd in ("due", "silent", "signedout", "join", "transfer"))))
+    heard = refusals(await replies(alice, *(frame(cmd) for cmd in ("due", "silent", "signedout", "join", "takeover"))))
     assert heard == [("x", "bad_frame", "cmd")] * 5
 
 
@@ -177,16 +177,18 @@ async def test_somebody_else_s_device_is_not_found_and_null_makes_one_s_own(page
     assert bob.device != alice.device
 
 
-async def test_a_call_of_several_people_or_of_oneself_is_not_allowed_and_leaves_nothing_behind(page, people):
+async def test_a_call_of_oneself_or_of_somebody_who_is_not_there_leaves_nothing_behind(page, people):
     alice = await page("alice")
     heard = await replies(
         alice,
-        frame("invite", call=str(uuid.uuid4()), to=["bob", "carol"], kind="audio"),
+        frame("invite", call=str(uuid.uuid4()), to=["bob", "alice"], kind="audio"),
         frame("invite", call=str(uuid.uuid4()), to=["alice"], kind="audio"),
         frame("invite", call=str(uuid.uuid4()), to=["bob", "nobody"], kind="audio"),
         frame("add", call=CALL, to=["bob"]),
         frame("remove", call=CALL, user="bob"),
         frame("hold", call=CALL, on=True),
+        frame("transfer", call=CALL, to="bob"),
+        frame("transfer", call=CALL, **{"with": str(uuid.uuid4())}),
     )
     codes = [code for _, code, _ in refusals(heard)]
     assert codes[:3] == ["not_allowed", "not_allowed", "not_found"]

@@ -257,6 +257,10 @@ def test_the_pictures_that_are_kept_are_those_that_documents_show():
     assert shown == {picture.name for picture in (ROOT / "docs" / "screens").glob("*.png")}
 
 
-def test_each_race_of_the_document_is_a_heading_of_the_race_tests():
-    headings = re.findall(r"^# --- (.+?) -+$", (ROOT / "tests" / "test_races.py").read_text(), re.MULTILINE)
-    assert [row[0] for row in rows(section((ROOT / "docs" / "races.md").read_text(), "Races"))] == headings
+@pytest.mark.parametrize(
+    ("title", "file"),
+    [("Races", "test_races.py"), ("Races of groups, hold and transfer", "test_group_races.py")],
+)
+def test_each_race_of_the_document_is_a_heading_of_the_race_tests(title, file):
+    headings = re.findall(r"^# --- (.+?) -+$", (ROOT / "tests" / file).read_text(), re.MULTILINE)
+    assert [row[0] for row in rows(section((ROOT / "docs" / "races.md").read_text(), title))] == headings

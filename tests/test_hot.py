@@ -83,6 +83,13 @@ on_postgresql = pytest.mark.skipif(connection.vendor != "postgresql", reason="th
 @on_postgresql
 @pytest.mark.parametrize("batches", [[1, 1, 1, 1], [4], [1, 3], [2, 2]], ids=str)
 def test_both_write_the_same_rows(story, batches, monkeypatch):
+    by_hand, by_orm = both_write(story, batches, monkeypatch)
+    assert by_hand == by_orm
+    assert len(by_hand[2]) == len(story)
+
+
+def both_write(story, batches, monkeypatch):
+    """What each of them stores of these changes, in batches of these sizes."""
     written = []
     for vendor in ("postgresql", "the ORM"):
         monkeypatch.setattr(connection, "vendor", vendor)
@@ -94,9 +101,55 @@ def test_both_write_the_same_rows(story, batches, monkeypatch):
         monkeypatch.undo()
         written.append(rows(story[0].after.id))
         Call.objects.all().delete()
-    by_hand, by_orm = written
+    return written
+
+
+@pytest.fixture
+def group_story(seats, people):
+    """A group's life: somebody is added, held, removed and rung again, and the last one is alone."""
+    alice, bob = seats
+    callees = [machine.Callee(bob.key, "bob", "Bob", False, bob.device, True, True, 0, 1)]
+    callees += [
+        machine.Callee(str(people[name].pk), name, name.capitalize(), True, None, True, False, 0, 1)
+        for name in ("carol", "dave")
+    ]
+    carol = Seat(callees[1].key, uuid.uuid4(), "Tablet", uuid.uuid4())
+    invite = Invite(
+        uuid.uuid4(), alice, "alice", "Alice", True, 0, 1, tuple(callees[:2]), "audio", 45, max_legs=5, engine=True,
+        end_with_host=False,
+    )  # fmt: skip
+    commands = (
+        invite, Answer(bob), Answer(carol), machine.Hold(bob, True), machine.Add(bob, (callees[2],), 45, max_legs=4),
+        machine.Remove(alice, "dave"), machine.Add(bob, (callees[2],), 45, max_legs=4), machine.Remove(alice, "dave"),
+        Hangup(alice), Hangup(carol),
+    )  # fmt: skip
+    changes, call = [], None
+    for command in commands:
+        after = machine.decide(call, command, NOW)
+        changes.append(Change(call, after, command))
+        call = after
+    assert (call.host, call.media, call.lonely_since) == (bob.key, "sfu", NOW)
+    return changes
+
+
+@on_postgresql
+@pytest.mark.parametrize("batches", [[1] * 10, [10], [1, 9], [4, 1, 5]], ids=str)
+def test_both_write_the_same_rows_of_a_group(group_story, batches, monkeypatch):
+    by_hand, by_orm = both_write(group_story, batches, monkeypatch)
     assert by_hand == by_orm
-    assert len(by_hand[2]) == len(story)
+    assert [leg["username"] for leg in by_hand[1]] == ["alice", "bob", "carol", "dave"]
+
+
+@pytest.mark.parametrize("upto", [1, 5, 8, 10])
+def test_what_was_stored_of_a_group_is_loaded_as_the_same_value(group_story, upto, monkeypatch):
+    with transaction.atomic():
+        store(group_story[:upto])
+        call = group_story[upto - 1].after
+        assert models.lock([call.id]) == {call.id: call}
+        assert models.live_groups(call.legs[-1].key) == [call.id] and models.live_groups("0") == []
+        monkeypatch.setattr(connection, "vendor", "the ORM")
+        assert models.load(call.id) == call
+        assert models.live_groups(call.legs[-1].key) == [call.id] and models.live_groups("0") == []
 
 
 @pytest.mark.parametrize("upto", [1, 2, 3, 4])

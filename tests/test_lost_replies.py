@@ -192,3 +192,37 @@ def test_an_invite_that_was_done_is_the_same_call_and_one_that_was_not_is_placed
     Handset(people["dave"], "Dave's")
     (outcome,) = switchboard.settle([other], tried=tried)
     assert (outcome.refused, outcome.call.state) == (None, "ringing")
+
+
+@pytest.mark.parametrize("cmd", ["add", "transfer"])
+def test_somebody_who_was_rung_and_has_declined_is_not_rung_again(handsets, people, cmd):
+    alice, phone, _ = handsets
+    carol = Handset(people["carol"], "Carol's")
+    call, tried = race_kit.talk(alice, phone), times.now()
+    adding = machine.Add(phone.seat, (), 45, unknown=("carol",))
+    command = adding if cmd == "add" else machine.Transfer(phone.seat, None, "carol", 45)
+    for work in (race_kit.commanding(call, command), carol.rejects(call)):
+        assert work.do().refused is None
+    (outcome,) = switchboard.settle([Perform(call, command)], tried=tried)
+    assert outcome.refused is None and race_kit.leg_of(call, carol).state == "rejected"
+    (outcome,) = switchboard.settle([Perform(call, command)], tried=times.now())
+    assert outcome.refused is None and race_kit.leg_of(call, carol).state == "ringing", "one that was not done is done"
+
+
+def test_calls_that_were_brought_together_are_so_however_they_went_on(handsets, people):
+    alice, phone, _ = handsets
+    carol = Handset(people["carol"], "Carol's")
+    switchboard.change_line(alice.user.pk, max_outgoing=2)
+    stays = race_kit.talk(alice, phone)
+    placed = alice.invites(carol.user, other=alice.holding(stays)).do()
+    assert carol.answers(placed.call.id).do().refused is None
+    tried, ends = times.now(), placed.call.id
+    bring = alice.brings(ends, stays)
+    assert bring.do().refused is None
+    carol.hangs_up(stays).do()
+    other = switchboard.Other(ends, machine.HandOver(alice.seat, stays))
+    again = Perform(stays, machine.TakeOver(alice.seat, ends), other)
+    for since in (tried, None):  # tried once more after a lost connection, or sent once more by the device
+        (outcome,) = switchboard.settle([again], tried=since)
+        assert outcome.refused is None and outcome.call == race_kit.value_of(stays)
+    race_kit.check_invariants()

@@ -13,6 +13,7 @@ from calls import machine, protocol
 from calls.machine import Refused, Seat
 from tests.malformed import BOTTOMLESS, CALL, DEVICE, NO_COMMAND, NO_ID, NUL, WRONG, deep, frame
 
+OTHER = "0190a1b2-0000-4000-8000-000000000001"
 SEAT = Seat(key="1", device=uuid.uuid4(), name="Phone", page=uuid.uuid4())
 
 settings.register_profile("pure", deadline=None, derandomize=True, max_examples=300)
@@ -43,8 +44,17 @@ def argument(text: str) -> str:
         (frame("ringing", call=CALL), protocol.Ringing("x", uuid.UUID(CALL))),
         (frame("answer", call=CALL), protocol.Answer("x", uuid.UUID(CALL))),
         (
-            frame("answer", call=CALL, **{"and": {"call": CALL, "do": "hangup"}}),
-            protocol.Answer("x", uuid.UUID(CALL), also=protocol.Also(uuid.UUID(CALL), "hangup")),
+            frame("answer", call=CALL, **{"and": {"call": OTHER, "do": "hangup"}}),
+            protocol.Answer("x", uuid.UUID(CALL), also=protocol.Also(uuid.UUID(OTHER), "hangup")),
+        ),
+        (
+            frame("hold", call=CALL, on=False, **{"and": {"call": OTHER, "do": "hold"}}),
+            protocol.Hold("x", uuid.UUID(CALL), False, also=protocol.Also(uuid.UUID(OTHER), "hold")),
+        ),
+        (frame("transfer", call=CALL, to="carol"), protocol.Transfer("x", uuid.UUID(CALL), "carol")),
+        (
+            frame("transfer", call=CALL, stay=True, **{"with": OTHER}),
+            protocol.Transfer("x", uuid.UUID(CALL), with_=uuid.UUID(OTHER), stay=True),
         ),
         (frame("reject", call=CALL), protocol.Reject("x", uuid.UUID(CALL))),
         (frame("hangup", call=CALL), protocol.Hangup("x", uuid.UUID(CALL))),
@@ -72,8 +82,8 @@ def test_each_command_of_the_contract_is_understood(text, expected):
 def test_the_commands_are_those_of_the_contract():
     tags = {each.__struct_config__.tag for each in typing.get_args(protocol.AnyFrame)}
     assert tags == {
-        "hello", "invite", "ringing", "answer", "reject", "hangup", "end", "add", "remove", "move", "hold", "media",
-        "signal", "multi_device", "ping", "presence",
+        "hello", "invite", "ringing", "answer", "reject", "hangup", "end", "add", "remove", "move", "hold",
+        "transfer", "media", "signal", "multi_device", "ping", "presence",
     }  # fmt: skip
 
 
@@ -182,7 +192,7 @@ json_values = st.recursive(
 )
 ARGUMENTS = [
     "id", "cmd", "call", "to", "kind", "data", "ring_s", "age", "and", "page", "device", "take", "mic", "cam", "body",
-    "on", "calls", "user", "do", "of",
+    "on", "calls", "user", "do", "with", "stay", "of",
 ]  # fmt: skip
 COMMANDS = [each.__struct_config__.tag for each in typing.get_args(protocol.AnyFrame)]
 
@@ -203,29 +213,44 @@ def test_any_arguments_are_a_command_or_refused_by_the_name_of_one(arguments, cm
 
 
 def test_a_frame_about_a_call_becomes_the_machine_s_command():
-    call = uuid.UUID(CALL)
+    call, other = uuid.UUID(CALL), uuid.UUID(OTHER)
     data = msgspec.Raw(b'{"a":1}')
-    assert protocol.command(protocol.Ringing("x", call), SEAT) == machine.Ringing(SEAT)
-    assert protocol.command(protocol.Answer("x", call, data), SEAT) == machine.Answer(SEAT, {"a": 1})
-    assert protocol.command(protocol.Reject("x", call, data), SEAT) == machine.Reject(SEAT, {"a": 1})
-    assert protocol.command(protocol.Hangup("x", call, data), SEAT) == machine.Hangup(SEAT, {"a": 1})
-    assert protocol.command(protocol.End("x", call, data), SEAT) == machine.End(SEAT, {"a": 1})
-    assert protocol.command(protocol.Move("x", call), SEAT) == machine.Move(SEAT)
-    assert protocol.command(protocol.Media("x", call, True, False), SEAT) == machine.Media(SEAT, True, False)
+    for said, asked in (
+        (protocol.Ringing("x", call), machine.Ringing(SEAT)),
+        (protocol.Answer("x", call, data), machine.Answer(SEAT, {"a": 1})),
+        (protocol.Reject("x", call, data), machine.Reject(SEAT, {"a": 1})),
+        (protocol.Hangup("x", call, data), machine.Hangup(SEAT, {"a": 1})),
+        (protocol.End("x", call, data), machine.End(SEAT, {"a": 1})),
+        (protocol.Move("x", call), machine.Move(SEAT)),
+        (protocol.Media("x", call, True, False), machine.Media(SEAT, True, False)),
+        (protocol.Add("x", call, ["dave", "carol"]), machine.Add(SEAT, (), 45, ("dave", "carol"))),
+        (protocol.Remove("x", call, "dave"), machine.Remove(SEAT, "dave")),
+        (protocol.Hold("x", call, True), machine.Hold(SEAT, True)),
+        (protocol.Transfer("x", call, "dave", data=data), machine.Transfer(SEAT, None, "dave", 45, data={"a": 1})),
+        (protocol.Transfer("x", call, None, other, True), machine.TakeOver(SEAT, other, stay=True)),
+    ):
+        assert protocol.command(said, SEAT, 45) == asked
 
 
-@pytest.mark.parametrize(
-    "later",
-    [
-        protocol.Add("x", uuid.UUID(CALL), ["dave"]),
-        protocol.Remove("x", uuid.UUID(CALL), "dave"),
-        protocol.Hold("x", uuid.UUID(CALL), True),
-    ],
-)
-def test_commands_of_groups_and_hold_are_known_and_not_allowed_yet(later):
-    with pytest.raises(Refused) as refused:
-        protocol.command(later, SEAT)
-    assert refused.value.code == "not_allowed"
+def test_a_frame_may_ask_something_of_another_call():
+    call, other = uuid.UUID(CALL), uuid.UUID(OTHER)
+    hangup, hold = protocol.Also(other, "hangup"), protocol.Also(other, "hold")
+    for said, asked in (
+        (protocol.Answer("x", call, also=hangup), (other, machine.Hangup(SEAT))),
+        (protocol.Invite("x", call, ["bob"], "audio", also=hold), (other, machine.Hold(SEAT, True))),
+        (protocol.Hold("x", call, False, hold), (other, machine.Hold(SEAT, True))),
+        (protocol.Transfer("x", call, with_=other), (other, machine.HandOver(SEAT, call))),
+        (protocol.Answer("x", call), None),
+        (protocol.Transfer("x", call, "dave"), None),
+    ):
+        assert protocol.other_command(said, SEAT) == asked
+    for said, wrong in (
+        (protocol.Answer("x", other, also=hangup), "and"),
+        (protocol.Transfer("x", other, with_=other), "with"),
+    ):
+        with pytest.raises(Refused) as refused:
+            protocol.other_command(said, SEAT)
+        assert (refused.value.code, refused.value.about["argument"]) == ("bad_frame", wrong)
 
 
 # The closed sets.
@@ -274,6 +299,7 @@ def test_the_states_and_reasons_are_those_of_the_contract():
     }  # fmt: skip
     assert set(typing.get_args(machine.Reason)) == {
         "completed", "cancelled", "rejected", "no_answer", "unreachable", "busy", "lost", "operator", "expired",
+        "merged",
     }  # fmt: skip
     assert set(typing.get_args(protocol.DeviceKind)) == {"web", "ios", "android", "windows", "macos", "linux", "other"}
 

@@ -1334,7 +1334,7 @@ def test_a_device_that_invites_twice_is_in_the_first_call(people, alice, carol, 
 def test_an_answer_that_leaves_another_call_does_neither_when_its_caller_has_hung_up(alice, carol, phone, two_calls):
     phone.answers(two_calls["alice"]).do()
     _, answered = in_order(
-        carol.hangs_up(two_calls["carol"]), phone.answers(two_calls["carol"], leaving=two_calls["alice"])
+        carol.hangs_up(two_calls["carol"]), phone.answers(two_calls["carol"], phone.leaving(two_calls["alice"]))
     )
     assert refusal(answered) == ("call_ended", {"reason": "cancelled"})
     assert story(two_calls["alice"])[:3] == ("active", None, JOINED), "bob still talks to alice"
@@ -1342,13 +1342,18 @@ def test_an_answer_that_leaves_another_call_does_neither_when_its_caller_has_hun
 
 @call_lock
 @pytest.mark.parametrize("hangup_first", [True, False], ids=["hangup first", "answer first"])
-def test_an_answer_that_leaves_a_call_which_the_other_leaves_too_answers_in_either_order(
+def test_an_answer_that_leaves_a_call_which_the_other_leaves_too_answers_only_before_that(
     alice, carol, phone, two_calls, hangup_first
 ):
     phone.answers(two_calls["alice"]).do()
-    works = [alice.hangs_up(two_calls["alice"]), phone.answers(two_calls["carol"], leaving=two_calls["alice"])]
-    in_order(*(works if hangup_first else reversed(works)), hold=next_entry(two_calls["alice"]))
+    works = [alice.hangs_up(two_calls["alice"]), phone.answers(two_calls["carol"], phone.leaving(two_calls["alice"]))]
+    outcomes = in_order(*(works if hangup_first else reversed(works)), hold=next_entry(two_calls["alice"]))
     assert story(two_calls["alice"])[:2] == ("ended", "completed")
+    if hangup_first:
+        about = {"reason": "completed", "and": str(two_calls["alice"])}
+        assert refusal(outcomes[1]) == ("call_ended", about), "with what the other call alone would be refused"
+        assert story(two_calls["carol"])[:2] == ("ringing", None)
+        assert refusal(phone.answers(two_calls["carol"]).do()) is None
     assert story(two_calls["carol"])[:2] == ("active", None)
     assert value_of(two_calls["alice"]).ended_by == (alice if hangup_first else phone).key
 
@@ -1357,8 +1362,8 @@ def test_two_answers_that_each_leave_the_others_call_do_not_wait_for_each_other(
     for one, name in ((phone, "alice"), (laptop, "carol")):
         one.answers(two_calls[name]).do()
     works = [
-        phone.answers(two_calls["carol"], leaving=two_calls["alice"]),
-        laptop.answers(two_calls["alice"], leaving=two_calls["carol"]),
+        phone.answers(two_calls["carol"], phone.leaving(two_calls["alice"])),
+        laptop.answers(two_calls["alice"], laptop.leaving(two_calls["carol"])),
     ]
     codes = [each.refused and each.refused.code for each in at_once(*works)]
     assert codes == ["answered_elsewhere", "answered_elsewhere"], "both calls are held by the other device"

@@ -29,8 +29,9 @@ async def test_what_was_done_in_time_and_is_said_again_late_is_done(talking):
 async def test_refusals_about_a_call_carry_its_view(talking):
     _, phone, _, call = talking
     for cmd, args, code in (
-        ("hold", {"on": True}, "not_allowed"), ("add", {"to": ["dave"]}, "not_allowed"),
+        ("reject", {}, "not_allowed"), ("add", {"to": ["nobody"]}, "not_found"),
         ("remove", {"user": "alice"}, "not_allowed"), ("hangup", {"data": "x" * 3000}, "bad_frame"),
+        ("transfer", {"to": "alice"}, "not_allowed"), ("transfer", {"with": call}, "bad_frame"),
     ):  # fmt: skip
         refused = await phone.ask(cmd, call=call, **args)
         assert (refused["error"]["code"], refused["call"]["v"]) == (code, 2), cmd

@@ -52,7 +52,8 @@ def test_the_defaults_of_the_example_are_those_of_the_settings(load: Any) -> Non
     calls = load(SECRET_KEY=KEY)["CALLS"]
     for name, value in calls.items():
         if isinstance(value, int | float):
-            assert re.search(rf"^#{name}={value:g}$", example, re.MULTILINE), name
+            said = ("off", "on")[value] if isinstance(value, bool) else f"{value:g}"
+            assert re.search(rf"^#{name}={said}$", example, re.MULTILINE), name
 
 
 def test_outside_debug_everything_is_closed_by_default(load: Any) -> None:

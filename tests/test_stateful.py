@@ -18,6 +18,7 @@ import uuid
 from collections import Counter
 from typing import Any
 
+import msgspec
 import pytest
 from django.conf import settings as django_settings
 from django.contrib.auth import get_user_model
@@ -42,7 +43,14 @@ from tests.truth import check_knowledge
 
 STAYS_S = 35.0  # how long a device stays online without being heard from
 SLACK_S = 2.0  # between a view and the moment when it is looked at
-ABOUT_A_CALL = ("ringing", "answer", "reject", "hangup", "end", "move")
+ABOUT_A_CALL = ("ringing", "answer", "reject", "hangup", "end", "move", "hold", "add", "remove", "transfer")
+# What a page may be refused although it has a button for it: what a button cannot know is in which other call the
+# device is, whether there is a free place, and who it is about.
+ALL_THE_SAME = {
+    "answer": {"in_call", "limit_reached"}, "move": {"in_call"}, "hold": {"in_call"},
+    "add": {"not_allowed", "not_found"}, "remove": {"not_allowed", "not_found"},
+    "transfer": {"not_allowed", "not_found"},
+}  # fmt: skip
 
 application = SignalingConsumer.as_asgi()
 
@@ -131,6 +139,7 @@ DEEDS: dict[str, tuple[int, dict[str, Any]]] = {
             "ring_s": st.sampled_from([None, 5]),
         },
     ),
+    "invite_both_others": (1, {"who": who, "again": st.booleans()}),
     "do_what_can_be_done": (3, {"n": button, "again": st.booleans()}),
     "go_on_with_the_newest_call": (3, {"n": button, "to": people}),
     "do_what_may_not_be_done": (2, {"who": button, "n": which, "cmd": st.sampled_from([*ABOUT_A_CALL, "media"])}),
@@ -153,8 +162,9 @@ DEEDS: dict[str, tuple[int, dict[str, Any]]] = {
     "sign_out": (1, {"who": who}),
     "operate": (1, {"what": st.sampled_from(["end", "line", "carol goes", "carol comes"]), "n": which, "user": people,
                     "line": lines}),
-    "do_what_is_rare": (1, {"who": who, "to": people,
-                            "what": st.sampled_from(["late invite", "switch", "answer and leave"])}),
+    "do_what_is_rare": (2, {"who": who, "to": people,
+                            "what": st.sampled_from(["late invite", "switch", "answer and leave", "answer and hold",
+                                                     "swap", "transfer", "merge"])}),
     "time_passes": (3, {"seconds": st.sampled_from([1, 4, 8, 11, 21, 46, 48, 29_000]),
                         "silent": st.sets(who, max_size=2)}),
 }  # fmt: skip
@@ -382,6 +392,22 @@ class Story(RuleBasedStateMachine):
             self.calls.append(id)
             assert self._run(page.invite(to, call=id, **more | {"data": "x"}))["error"]["code"] == "conflict"
 
+    def invite_both_others(self, who: int, again: bool) -> None:
+        """A group: each of them is admitted alone, as `_check_limits` of the race kit sees afterwards."""
+        profile, id = self.profiles[who], str(uuid.uuid4())
+        if not self._is_back(profile):
+            return
+        to = sorted({"alice", "bob", "carol"} - {profile.user})
+        assert profile.page is not None
+        answer = self._run(profile.page.ask("invite", call=id, to=to, kind="audio"))
+        if answer["ok"]:
+            assert answer["call"]["id"] == id and answer["call"]["group"], "crossing group invites are two calls"
+            self.calls.append(id)
+            if again:
+                assert self._run(profile.page.ask("invite", call=id, to=to[::-1], kind="audio"))["ok"], "a repeat"
+        else:
+            assert answer["error"]["code"] in ("in_call", "limit_reached", "not_found")
+
     def _admission(self, profile: Profile, to: str) -> tuple[Any, ...]:
         """What an invite has to come to, from the rows as they are."""
         me, you = self.users[profile.user], self.users[to]
@@ -389,8 +415,9 @@ class Story(RuleBasedStateMachine):
         live = models.Leg.objects.filter(state__in=machine.LIVE)
         if not get_user_model()._default_manager.get(pk=you.pk).is_active:
             return ("not_found",)
-        in_call = live.filter(device=profile.device, state="joined").first()
-        glare = models.Call.objects.filter(host=you, state="ringing", legs__user=me, legs__state="ringing").first()
+        in_call = live.filter(device=profile.device, state="joined", held=False).first()
+        ringing = models.Call.objects.filter(host=you, state="ringing", group=False)
+        glare = ringing.filter(legs__user=me, legs__state="ringing").first()
         if in_call:
             return ("in_call", str(in_call.call_id))
         if glare:
@@ -399,11 +426,11 @@ class Story(RuleBasedStateMachine):
         limit = conf.get("MAX_OUTGOING") if limit is None else limit
         if active >= limit:
             return ("limit_reached", limit, active)
-        if not Device.objects.filter(user=you, signed_out_at=None).exists():
-            return ("ended", "unreachable", None)
         active, limit = live.filter(user=you, dir="in").count(), lines[you.pk].max_incoming
         if active >= (conf.get("MAX_INCOMING") if limit is None else limit):
             return ("ended", "busy", "incoming_limit")
+        if not Device.objects.filter(user=you, signed_out_at=None).exists():
+            return ("ended", "unreachable", None)
         return ("ringing",)
 
     @staticmethod
@@ -455,30 +482,46 @@ class Story(RuleBasedStateMachine):
             self._signal(profile, id)
             return
         can = page.calls[id]["me"]["can"] if id in page.calls else []
-        args = {"call": id} | ({"mic": self.flip, "cam": not self.flip} if cmd == "media" else {})
-        self.flip = not self.flip
+        args = self._arguments(profile, cmd, id)
         before = models.load(uuid.UUID(id))
         answer = self._run(page.ask(cmd, **args))
         after = models.load(uuid.UUID(id))
         self._check_answer(profile, answer, after)
         code = answer.get("error", {}).get("code")
         if cmd in can:
-            assert answer["ok"] or (code == "in_call" and cmd in ("answer", "move")), answer
+            assert answer["ok"] or code in ALL_THE_SAME.get(cmd, ()), answer
         if cmd not in can or not answer["ok"]:
             assert before == after, f"{cmd} was not allowed"
         if cmd == "media" and answer["ok"]:
             mine = next(leg for leg in answer["call"]["legs"] if leg["user"] == profile.user)
             assert (mine["mic"], mine["cam"]) == (args["mic"], args["cam"])
-        if answer["ok"] and again:
+        if answer["ok"] and again and cmd not in ("add", "remove", "transfer"):  # these may have another effect now
             repeated = self._run(page.ask(cmd, **args))
             assert repeated["ok"], "sending it again is safe"
             assert models.load(uuid.UUID(id)) == after
+
+    def _arguments(self, profile: Profile, cmd: str, id: str) -> dict[str, Any]:
+        """Arguments that go with the command, each time others."""
+        self.flip = not self.flip
+        others = [name for name in ("alice", "bob", "carol") if name != profile.user]
+        somebody = others[self.flip]
+        more: dict[str, dict[str, Any]] = {
+            "media": {"mic": self.flip, "cam": not self.flip},
+            "hold": {"on": self.flip},
+            "add": {"to": others if self.passed % 2 else [somebody]},
+            "remove": {"user": somebody},
+            "transfer": {"to": somebody},
+        }
+        return {"call": id, **more.get(cmd, {})}
 
     def _check_answer(self, profile: Profile, answer: dict[str, Any], call: machine.Call | None) -> None:
         key = str(self.users[profile.user].pk)
         mine = machine.leg_of(call, key) if call else None
         if call is None or mine is None or not machine.visible(mine, uuid.UUID(profile.device)):
             assert answer["error"]["code"] == "not_found" and "call" not in answer
+            return
+        if mine.state == "removed" and call.state != "ended" and call.v > mine.removed_v:
+            assert not answer["ok"] and "call" not in answer, "who was taken out sees no more of it"
             return
         assert answer["call"]["v"] == call.v, "a reply brings its client to the truth"
         if answer["ok"]:
@@ -489,8 +532,12 @@ class Story(RuleBasedStateMachine):
         elif error["code"] == "call_ended":
             assert error["reason"] == call.reason and call.state == "ended"
         elif error["code"] == "in_call":
-            other = models.Leg.objects.get(device=profile.device, state="joined")
+            other = models.Leg.objects.get(device=profile.device, state="joined", held=False)
             assert error["call"] == str(other.call_id) != str(call.id)
+        elif error["code"] == "limit_reached":
+            assert error["active"] >= error["limit"] and mine.state not in machine.LIVE, "to come back needs a place"
+        elif error["code"] == "not_found":
+            assert error.get("users") in (["carol"], None), "a name that cannot be called, or that has no leg"
         else:
             assert error["code"] == "not_allowed"
 
@@ -501,7 +548,8 @@ class Story(RuleBasedStateMachine):
         call = models.load(uuid.UUID(id))
         assert call is not None
         mine = machine.leg_of(call, str(self.users[profile.user].pk))
-        theirs = next(leg for leg in call.legs if leg is not mine)
+        others = [leg for leg in call.legs if leg is not mine]
+        theirs = next((leg for leg in others if leg.state == "joined"), others[0])
         may = mine is not None and "signal" in page.calls.get(id, {"me": {"can": []}})["me"]["can"]
         letter = uuid.uuid4().hex
         re = self._run(page.say("signal", call=id, to=theirs.user, body={"letter": letter}))
@@ -560,11 +608,9 @@ class Story(RuleBasedStateMachine):
             await page.close()
             profile.page = None
             return
-        args: dict[str, Any] = {"call": id}
+        args = self._arguments(profile, cmd, id)
         if cmd == "invite":
             args = {"call": str(uuid.uuid4()), "to": [to], "kind": "audio"}
-        elif cmd == "media":
-            args |= {"mic": False, "cam": False}
         elif cmd == "signal":
             await page.say("signal", to=to, body={"letter": ""}, **args)
             return
@@ -620,8 +666,12 @@ class Story(RuleBasedStateMachine):
                 self._hang_up_before_the_invite_arrives(profile, to)
             elif what == "switch":
                 self._switch_multi_device(profile, on=to == "alice")
-            elif what == "answer and leave":
-                self._answer_and_leave(profile)
+            elif what in ("answer and leave", "answer and hold"):
+                self._answer_and(profile, "hangup" if what == "answer and leave" else "hold")
+            elif what == "swap":
+                self._swap(profile)
+            elif what in ("transfer", "merge"):
+                self._bring_together(profile, stay=what == "merge")
 
     def _wake(self, profile: Profile) -> None:
         page = profile.page
@@ -667,19 +717,55 @@ class Story(RuleBasedStateMachine):
         assert answer["ok"] is line.may_switch
         assert Line.objects.get(pk=line.pk).multi_device == (on if line.may_switch else line.multi_device)
 
-    def _answer_and_leave(self, profile: Profile) -> None:
+    def _mine(self, profile: Profile, state: str) -> list[str]:
+        """The calls in which this page's leg is in this state, the one that is not held in front."""
+        page = profile.page
+        assert page is not None
+        found = [id for id, view in page.calls.items() if view["me"]["state"] == state]
+        if state == "joined":
+            found = [id for id in found if {"hold", "hangup"} <= set(page.calls[id]["me"]["can"])]
+        held = {id: any(leg["held"] for leg in page.calls[id]["legs"] if leg["user"] == profile.user) for id in found}
+        return sorted(found, key=lambda id: held[id])
+
+    def _legs(self, profile: Profile, *ids: str) -> list[machine.Leg]:
+        calls = [call for id in ids if (call := models.load(uuid.UUID(id)))]
+        return [leg for call in calls if (leg := machine.leg_of(call, str(self.users[profile.user].pk)))]
+
+    def _answer_and(self, profile: Profile, do: str) -> None:
         """Both happen, or neither."""
         page = profile.page
         assert page is not None
-        rings = [id for each, id, cmd in self._possible() if each is profile and cmd == "answer"]
-        joined = [id for each, id, cmd in self._possible() if each is profile and cmd == "hangup"]
+        rings, joined = self._mine(profile, "ringing"), self._mine(profile, "joined")
         if rings and joined:
-            ids = [uuid.UUID(rings[0]), uuid.UUID(joined[0])]
-            leaving = {"call": joined[0], "do": "hangup"}
-            answer = self._run(page.ask("answer", call=rings[0], **{"and": leaving}))
+            answer = self._run(page.ask("answer", call=rings[0], **{"and": {"call": joined[0], "do": do}}))
             assert answer["ok"], answer
-            states = [machine.leg_of(call, str(self.users[profile.user].pk)) for id in ids if (call := models.load(id))]
-            assert [leg.state for leg in states if leg] == ["joined", "left"]
+            answered, other = self._legs(profile, rings[0], joined[0])
+            assert answered.state == "joined" and not answered.held
+            assert other.held if do == "hold" else other.state == "left"
+
+    def _swap(self, profile: Profile) -> None:
+        page, joined = profile.page, self._mine(profile, "joined")
+        assert page is not None
+        if len(joined) > 1:
+            active, held = self._legs(profile, *joined[:2])
+            answer = self._run(page.ask("hold", call=joined[1], on=False, **{"and": {"call": joined[0], "do": "hold"}}))
+            assert answer["ok"], answer
+            assert [leg.held for leg in self._legs(profile, *joined[:2])] == [True, False], (active, held)
+
+    def _bring_together(self, profile: Profile, stay: bool) -> None:
+        """All of it is done, or nothing."""
+        page, joined = profile.page, self._mine(profile, "joined")
+        assert page is not None
+        if len(joined) > 1:
+            before = [models.load(uuid.UUID(id)) for id in joined[:2]]
+            answer = self._run(page.ask("transfer", call=joined[1], stay=stay, **{"with": joined[0]}))
+            after = [call for id in joined[:2] if (call := models.load(uuid.UUID(id)))]
+            if answer["ok"]:
+                assert (after[0].state, after[0].reason) == ("ended", "merged")
+                mine = machine.leg_of(after[1], str(self.users[profile.user].pk))
+                assert mine is not None and (mine.state == "joined") is stay
+            else:
+                assert answer["error"]["code"] in ("not_allowed", "in_call") and before == after
 
     # --- time ---
 
@@ -698,8 +784,8 @@ class Story(RuleBasedStateMachine):
 
     def _age(self, by: dt.timedelta) -> None:
         for model, columns in {
-            models.Call: ["placed_at", "answered_at", "ended_at", "due_at"],
-            models.Leg: ["ring_until", "spent_until"],
+            models.Call: ["placed_at", "answered_at", "ended_at", "due_at", "lonely_since"],
+            models.Leg: ["ring_until", "spent_until", "joined_at"],
             models.Entry: ["at"],
             models.SpentInvite: ["at"],
             Device: ["logged_in_at", "last_seen_at", "online_until", "signed_out_at"],
@@ -708,6 +794,17 @@ class Story(RuleBasedStateMachine):
         for entry in models.Entry.objects.filter(command__type="Silent"):
             since = dt.datetime.fromisoformat(entry.command["since"]) - by
             models.Entry.objects.filter(pk=entry.pk).update(command={**entry.command, "since": since.isoformat()})
+        for entry in models.Entry.objects.filter(command__type="TakeOver"):
+            leg = entry.command["leg"]
+            older = {
+                name: (dt.datetime.fromisoformat(leg[name]) - by).isoformat()
+                for name in ("ring_until", "spent_until", "joined_at")
+                if leg[name]
+            }
+            models.Entry.objects.filter(pk=entry.pk).update(command={**entry.command, "leg": {**leg, **older}})
+        for leg in models.Leg.objects.exclude(rung_again=[]):
+            times = [dt.datetime.fromisoformat(time) - by for time in leg.rung_again]
+            models.Leg.objects.filter(pk=leg.pk).update(rung_again=msgspec.to_builtins(times))
 
     def _beat(self, profile: Profile) -> None:
         row = profile.row

@@ -63,6 +63,7 @@ def commands() -> Iterator[tuple[Command, dt.datetime]]:
             yield kind(by), T0
         for mic in (True, False):
             yield machine.Media(by, mic, False), T0
+            yield machine.Hold(by, mic), T0
     for now in (T0, RUN_OUT, TOO_LONG):
         yield machine.Due(), now
     for by in (LAPTOP, PHONE, DESK):
@@ -105,7 +106,7 @@ def walk(first: Call) -> list[Step]:
 
 # The state table: what a device may be told, by what it sees of the call.
 
-WORDS = ("ringing", "answer", "reject", "hangup", "end", "move", "media")
+WORDS = ("ringing", "answer", "reject", "hangup", "end", "move", "hold", "media")
 PLACES = {
     "my leg rings": "the call rings here",
     "I wait": "my leg is joined here, and nobody has answered",

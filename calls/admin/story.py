@@ -24,19 +24,22 @@ MAX_NAMED = 5  # devices, or people, that one sentence names
 REASONS = {
     "completed": "Completed", "cancelled": "Cancelled by the caller", "rejected": "Declined", "no_answer": "No answer",
     "busy": "Busy", "unreachable": "Unreachable: no device signed in", "lost": "Connection lost",
-    "operator": "Ended by the operator", "expired": "Reached the longest time",
+    "operator": "Ended by the operator", "expired": "Reached the longest time", "merged": "Brought into another call",
 }  # fmt: skip
 ASKED = {
     "Invite": "asked to call", "Ringing": "said that it rings", "Answer": "tried to answer",
     "Reject": "tried to decline",    "Hangup": "tried to hang up", "End": "tried to end the call",
     "Move": "tried to continue the call",
-    "Media": "tried to mute or unmute", "Join": "tried to answer",
+    "Media": "tried to mute or unmute", "Join": "tried to answer", "Add": "tried to add people",
+    "Remove": "tried to remove somebody", "Hold": "tried to hold the call or take it back",
+    "Transfer": "tried to transfer the call", "TakeOver": "tried to bring in another call",
 }  # fmt: skip
 TOLD = {
     "answered_elsewhere": "it had been answered on another device", "call_ended": "the call had ended",
     "in_call": "that device is in another call", "not_found": "there is no such call for that device",
     "not_allowed": "that is not allowed", "limit_reached": "the caller is at the outgoing limit",
-    "expired": "it came too late", "conflict": "another invite has that id", "unavailable": "try again later",
+    "full": "there is no room for more people", "rate_limited": "that was too often", "expired": "it came too late",
+    "conflict": "another invite has that id", "unavailable": "try again later",
 }  # fmt: skip
 
 
@@ -175,10 +178,7 @@ def sentence(command: machine.Command, names: dict[str, str]) -> str:
     """What happened, as an operator would say it."""
     match command:
         case machine.Invite(by=by, callees=callees):
-            asked = several(
-                [callee.user + (" (at the limit)" if callee.active >= callee.limit else "") for callee in callees]
-            )
-            return f"{names[by.key]} called {asked} from {by.name}"
+            return f"{names[by.key]} called {_called(callees)} from {by.name}"
         case machine.Ringing(by):
             return f"{by.name} of {names[by.key]} rings"
         case machine.Answer(by) | machine.Join(by):
@@ -189,6 +189,20 @@ def sentence(command: machine.Command, names: dict[str, str]) -> str:
             return f"{names[by.key]} hung up on {by.name}"
         case machine.Move(by):
             return f"{names[by.key]} continued on {by.name}"
+        case machine.Add(by, callees):
+            return f"{names[by.key]} added {_called(callees)} on {by.name}"
+        case machine.Remove(by, user):
+            return f"{names[by.key]} removed {user} on {by.name}"
+        case machine.Hold(by, on):
+            return f"{names[by.key]} {'held the call' if on else 'took the call back'} on {by.name}"
+        case machine.Transfer(by, callee, user):
+            return f"{names[by.key]} asked {_called([callee]) if callee else user} to take the call over, on {by.name}"
+        case machine.HandOver(by, into):
+            return f"{names[by.key]} brought this call into another one ({into}) on {by.name}"
+        case machine.TakeOver(by, other, leg, stay):
+            who = leg.user if leg else "somebody"
+            how = "brought {} in" if stay else "transferred the call to {}"
+            return f"{names[by.key]} {how.format(who)}, from another call ({other}), on {by.name}"
         case machine.Media(by, mic, cam):
             return f"{names[by.key]}: microphone {'on' if mic else 'off'}, camera {'on' if cam else 'off'}"
         case machine.Due():
@@ -201,3 +215,11 @@ def sentence(command: machine.Command, names: dict[str, str]) -> str:
             return f"a device of {names[key]} was signed out"
         case machine.EndByOperator(operator, note):
             return f"{operator} (operator) ended the call" + (f": {note}" if note else "")
+        case machine.RemoveByOperator(operator, user):
+            return f"{operator} (operator) removed {user}"
+        case machine.AddByOperator(operator, callees):
+            return f"{operator} (operator) added {_called(callees)}"
+
+
+def _called(callees: Iterable[machine.Callee]) -> str:
+    return several([callee.user + (" (at the limit)" if callee.active >= callee.limit else "") for callee in callees])

@@ -44,6 +44,7 @@ def test_a_deactivated_account_is_told_from_an_unknown_one_by_no_favourite(alice
 async def test_nor_by_an_invite_nor_by_the_list_of_people(page, alice):
     caller = await page("carol")
     refused = [(await caller.invite(user)).get("error") for user in ("dave", "nobody")]
+    assert [each.pop("users") for each in refused] == [["dave"], ["nobody"]], "the names that were asked, and no more"
     assert refused[0] == refused[1] and refused[0]["code"] == "not_found"
     found = (await sync_to_async(alice.get)("/people/", {"q": "dave"})).json()
     assert found == (await sync_to_async(alice.get)("/people/", {"q": "nobody"})).json()
