@@ -127,10 +127,11 @@ def _percentiles_of(times: list[dt.timedelta]) -> dict[str, dt.timedelta | None]
 
 
 def _limits(first: dt.datetime, trunc: Any) -> dict[dt.datetime, int]:
-    """How often somebody was at a limit: the callee, which is a call that was busy, or the caller, which is none."""
-    full = Leg.objects.filter(
-        reason="incoming_limit", call__in=placed_since(first).filter(state="ended", reason="busy")
-    )
+    """How often somebody was at a limit: a callee, which is a call that was busy or one of several people, or the
+    caller, which is no call at all."""
+    busy = placed_since(first).filter(state="ended", reason="busy", group=False)
+    several = Call.objects.filter(group=True, placed_at__gte=first)
+    full = Leg.objects.filter(Q(call__in=busy) | Q(call__in=several), reason="incoming_limit")
     refused = Refusal.objects.filter(at__gte=first, code="limit_reached")
     found: dict[dt.datetime, int] = defaultdict(int)
     for slot, number in (

@@ -71,7 +71,7 @@ def test_demo_is_refused_where_other_people_are(var):
 def test_a_line_is_shown_and_changed(people):
     assert run("line", "bob").strip() == (
         "bob: multi-device on, may switch it: no, max incoming 1 (default), max outgoing 1 (default), "
-        "edition allowed (default), do not disturb off, group none"
+        "max legs 9 (default), may transfer: yes (default), edition allowed (default), do not disturb off, group none"
     )
     said = run(
         "line", "bob", "--multi-device", "off", "--may-switch", "yes", "--max-incoming", "2", "--max-outgoing", "0"
@@ -79,6 +79,17 @@ def test_a_line_is_shown_and_changed(people):
     assert said.startswith("bob: multi-device off, may switch it: yes, max incoming 2, max outgoing 0, ")
     assert "max incoming 1 (default)" in run("line", "bob", "--max-incoming", "default")
     assert switchboard.line_view(Line.objects.get(user=people["bob"]))["max_outgoing"] == 0
+
+
+def test_who_may_be_in_a_call_and_whether_it_may_be_transferred_are_changed(people):
+    said = run("line", "bob", "--max-legs", "4", "--may-transfer", "no")
+    assert "max legs 4, may transfer: no, " in said
+    assert "max legs 9 (default)" in run("line", "bob", "--max-legs", "default", "--may-transfer", "default")
+    LineGroup.objects.create(name="Sales", max_legs=2, may_transfer=False)
+    said = run("line", "bob", "--group", "Sales")
+    assert "max legs 2 (of Sales), may transfer: no (of Sales), " in said
+    with pytest.raises(CommandError, match="give a number from 2"):
+        run("line", "bob", "--max-legs", "1")
 
 
 def test_a_lines_group_edition_and_quiet_are_shown_and_changed(people):

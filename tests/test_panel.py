@@ -295,6 +295,76 @@ async def test_a_call_is_ended_with_a_reason_that_both_sides_read(ask, page):
     assert "active → ended" in changes
 
 
+async def test_a_call_of_several_is_found_told_and_somebody_is_taken_out_of_it(ask, page, people):
+    await sync_to_async(switchboard.change_line)(people["alice"].pk, max_outgoing=2)
+    alice, bob, carol, dave = [await page(name) for name in ("alice", "bob", "carol", "dave")]
+    two = (await dave.invite("alice"))["call"]["id"]
+    await dave.ask("hangup", call=two)
+    call = str(uuid.uuid4())
+    await alice.ask("invite", call=call, to=["bob", "carol"], kind="audio")
+    for each in (bob, carol):
+        await each.sees(call)
+        await each.ask("answer", call=call)
+    await bob.ask("hold", call=call, on=True)
+    await bob.ask("add", call=call, to=["dave"])
+    listed = await ask("calls/call/?people=group")
+    assert "alice → bob, carol, dave" in listed and two not in listed
+    assert two in await ask("calls/call/?people=two")
+    leg = await Leg.objects.aget(call=call, user=people["carol"])
+    shown = await ask(f"calls/call/{call}/remove/", leg=leg.pk)
+    assert "The call goes on without carol" in shown
+    await carol.sees(call, me={"state": "removed"})
+    await alice.ask("transfer", call=call, to="carol")
+    await carol.sees(call, me={"state": "ringing"})
+    await carol.ask("answer", call=call)
+    text = re.sub(r"<[^>]+>", "", html.unescape(await ask(f"calls/call/{call}/change/")))
+    for sentence in (
+        "alice called bob, carol from Laptop", "bob held the call on Laptop", "bob added dave on Laptop",
+        "operator (operator) removed carol", "alice asked carol to take the call over, on Laptop",
+        "carol answered on Laptop", "joined (held)", "left (transferred)", "4, at most 9 at a time; host bob",
+    ):  # fmt: skip
+        assert sentence in text, sentence
+    change = await LogEntry.objects.filter(object_pk=call).alatest("pk")
+    assert change.changes == {"removed": ["", f"user {people['carol'].pk}"]}
+    other = await Leg.objects.filter(call=two).afirst()
+    assert "dave was not in the call any more" in (await ask(f"calls/call/{two}/remove/", leg=other.pk)).lower()
+
+
+async def test_calls_that_were_brought_together_tell_where_they_went(ask, page, people):
+    await sync_to_async(switchboard.change_line)(people["alice"].pk, max_outgoing=2)
+    alice, bob, carol = [await page(name) for name in ("alice", "bob", "carol")]
+    first = (await alice.invite("bob"))["call"]["id"]
+    await bob.sees(first)
+    await bob.ask("answer", call=first)
+    second = (await alice.invite("carol", **{"and": {"call": first, "do": "hold"}}))["call"]["id"]
+    await carol.sees(second)
+    await carol.ask("answer", call=second)
+    assert (await alice.ask("transfer", call=first, **{"with": second}))["ok"]
+    stays, went = await ask(f"calls/call/{first}/change/"), await ask(f"calls/call/{second}/change/")
+    assert f"alice transferred the call to carol, from another call ({second}), on Laptop" in html.unescape(stays)
+    assert f"alice brought this call into another one ({first}) on Laptop" in html.unescape(went)
+    assert "Brought into another call" in went
+    assert "alice → bob, carol" in await ask(f"calls/call/?q={first}")
+
+
+async def test_a_line_says_how_many_people_and_whether_it_may_transfer(ask, people):
+    await sync_to_async(Line.make)([people["alice"].pk])
+    sales = await LineGroup.objects.acreate(name="Sales", max_legs=4, may_transfer=False)
+    await Line.objects.filter(user=people["alice"]).aupdate(group=sales)
+    text = await ask(f"devices/line/{people['alice'].pk}/change/")
+    assert "4 people in one call, says its group." in text and "May not transfer calls, says its group." in text
+    assert 'placeholder="4"' in text
+
+
+def test_people_in_a_call_and_transfers_come_from_a_file(operator, people):
+    file = "user,max_legs,may_transfer\nalice,4,0\nbob,,\ncarol,2,yes\n"
+    confirm(operator, upload(operator, file))
+    lines = {line.user.get_username(): (line.max_legs, line.may_transfer) for line in Line.objects.all()}
+    assert lines == {"alice": (4, False), "bob": (None, None), "carol": (2, True)}
+    text = html.unescape(upload(operator, "user,max_legs,may_transfer\nalice,1,perhaps\n").content.decode())
+    assert "'perhaps' is neither yes nor no" in text and "greater than or equal to 2" in text
+
+
 def test_every_reason_has_words():
     assert set(story.TOLD) <= set(protocol.MESSAGES)
     assert set(story.REASONS) == set(get_args(machine.Reason))
@@ -620,7 +690,10 @@ def test_a_file_that_is_no_table_of_lines_is_refused_in_words(operator, people, 
     assert said in said_of(upload(operator, workbook(*file) if isinstance(file, list) else file, format))
 
 
-KNOWN = "Their columns are: user, multi_device, may_switch, max_incoming, max_outgoing, edition, edition_until, group."
+KNOWN = (
+    "Their columns are: user, multi_device, may_switch, max_incoming, max_outgoing, max_legs, may_transfer, edition,"
+    " edition_until, group."
+)
 
 
 @pytest.mark.parametrize(("header", "said"), [

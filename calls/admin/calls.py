@@ -87,6 +87,17 @@ class KindFilter(admin.SimpleListFilter):
         return queryset.filter(live_or_not, kind=self.value())
 
 
+class SizeFilter(admin.SimpleListFilter):
+    title = "people"
+    parameter_name = "people"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return [("two", "Calls of two"), ("group", "Calls of several")]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Call]) -> QuerySet[Call]:
+        return queryset.filter(group=self.value() == "group") if self.value() else queryset
+
+
 class TimeFilter(admin.SimpleListFilter):
     title = "placed"
     parameter_name = "placed"
@@ -124,12 +135,11 @@ class CallResource(resources.ModelResource):
         export_order = fields
 
     def dehydrate_caller(self, call: Call) -> str:
-        return ", ".join(leg.username for leg in call.legs.all() if leg.dir == "out")
+        return ", ".join(_callers(call))
 
     def dehydrate_callees(self, call: Call) -> str:
-        legs = call.legs.all()
-        more = " and others" if len(legs) == EXPORTED_LEGS else ""
-        return ", ".join(leg.username for leg in legs if leg.dir == "in") + more
+        more = " and others" if len(call.legs.all()) == EXPORTED_LEGS else ""
+        return ", ".join(_callees(call)) + more
 
     def dehydrate_rang_s(self, call: Call) -> float | None:
         return _seconds(call.placed_at, call.answered_at or call.ended_at)
@@ -157,7 +167,7 @@ class CallAdmin(Exported, ReadOnlyAdmin):
 
     resource_classes = [CallResource]
     list_display = ("placed", "who", "kind", "now", "rang", "lasted", "answered_on")
-    list_filter = (StateFilter, ReasonFilter, KindFilter, TimeFilter)
+    list_filter = (StateFilter, ReasonFilter, KindFilter, SizeFilter, TimeFilter)
     search_fields = ("id",)
     search_help_text = "User name, name, or the id of a call"
     sortable_by = ()
@@ -194,8 +204,12 @@ class CallAdmin(Exported, ReadOnlyAdmin):
         return queryset.filter(pk__in=theirs), False
 
     def get_urls(self) -> list[URLPattern]:
-        end = self.admin_site.admin_view(self.end_view)
-        return [path("<uuid:call_id>/end/", end, name="calls_call_end"), *super().get_urls()]
+        end, remove = map(self.admin_site.admin_view, (self.end_view, self.remove_view))
+        return [
+            path("<uuid:call_id>/end/", end, name="calls_call_end"),
+            path("<uuid:call_id>/remove/", remove, name="calls_call_remove"),
+            *super().get_urls(),
+        ]
 
     def change_view(
         self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: Any = None
@@ -250,11 +264,27 @@ class CallAdmin(Exported, ReadOnlyAdmin):
             messages.warning(request, "The call had ended before.")
         return redirect("admin:calls_call_change", call.pk)
 
+    def remove_view(self, request: HttpRequest, call_id: uuid.UUID) -> HttpResponse:
+        """Takes one person out of a call of several."""
+        call = self.get_object(request, str(call_id))
+        if call is None:
+            raise Http404
+        if request.method != "POST" or not self.has_change_permission(request, call):
+            raise PermissionDenied
+        leg = next((each for each in call.legs.all() if str(each.pk) == request.POST.get("leg")), None)
+        if leg is None:
+            raise Http404
+        outcome = switchboard.perform(call.pk, machine.RemoveByOperator(request.user.get_username(), leg.username))
+        if outcome.refused is None:
+            audit.record(request, call, removed=("", f"user {leg.user_id}"))  # by key, which outlives an erased name
+            messages.success(request, f"The call goes on without {leg.username}, and everybody in it was told.")
+        else:
+            messages.warning(request, f"{leg.username} was not in the call any more.")
+        return redirect("admin:calls_call_change", call.pk)
+
     @admin.display(description="who")
     def who(self, call: Call) -> str:
-        legs = call.legs.all()
-        caller = story.several([leg.username for leg in legs if leg.dir == "out"])
-        return f"{caller} → {story.several([leg.username for leg in legs if leg.dir == 'in'])}"
+        return f"{story.several(_callers(call))} → {story.several(_callees(call))}"
 
     @admin.display(description="placed")
     def placed(self, call: Call) -> str:
@@ -308,6 +338,19 @@ def _first_legs(most: int) -> Prefetch:
     """With each call its first legs, at most so many."""
     place = Window(RowNumber(), partition_by="call", order_by="id")
     return Prefetch("legs", Leg.objects.annotate(place=place).filter(place__lte=most).order_by("id"))
+
+
+def _callers(call: Call) -> list[str]:
+    return [leg.username for leg in call.legs.all() if _has_placed(leg)]
+
+
+def _callees(call: Call) -> list[str]:
+    return [leg.username for leg in call.legs.all() if not _has_placed(leg)]
+
+
+def _has_placed(leg: Leg) -> bool:
+    """Whether it is the leg of the person who placed the call. One that came from another call keeps its direction."""
+    return leg.dir == "out" and not leg.transferred_by
 
 
 def _seconds(start: dt.datetime | None, end: dt.datetime | None) -> float | None:

@@ -43,7 +43,8 @@ from devices.models import Line, LineGroup
 log = logging.getLogger(__name__)
 
 COLUMNS = (
-    "user", "multi_device", "may_switch", "max_incoming", "max_outgoing", "edition", "edition_until", "group",
+    "user", "multi_device", "may_switch", "max_incoming", "max_outgoing", "max_legs", "may_transfer", "edition",
+    "edition_until", "group",
 )  # fmt: skip
 LIMITS = ("max_incoming", "max_outgoing")
 SWITCHES = ("multi_device", "may_switch")
@@ -300,14 +301,16 @@ class LineResource(resources.ModelResource):
             row["group"] = _text(row["group"])
             if row["group"] and row["group"] not in self.groups:
                 wrong["group"] = f"There is no group of lines {row['group']!r}."
-        for field in LIMITS:
+        for field, what in (("max_incoming", "calls"), ("max_outgoing", "calls"), ("max_legs", "people")):
             said = row.get(field)
             if said not in (None, "") and not str(said).strip().isdecimal():
-                wrong[field] = f"{said!r} is not a number of calls: give 0 or more, or nothing."
+                wrong[field] = f"{said!r} is not a number of {what}: give 0 or more, or nothing."
         for field in SWITCHES:
             said = row.get(field)
             if field in row and _text(said).lower() not in (*YES, *NO):
                 wrong[field] = f"{_text(said)!r} is neither yes nor no: give 1 or 0."
+        if _text(row.get("may_transfer")).lower() not in ("", *YES, *NO):
+            wrong["may_transfer"] = f"{_text(row['may_transfer'])!r} is neither yes nor no: give 1 or 0, or nothing."
         if "edition" in row:
             row["edition"] = _text(row["edition"]).lower()
             if row["edition"] and row["edition"] not in Line.Edition.values:
@@ -341,6 +344,9 @@ class LineResource(resources.ModelResource):
         elif column in SWITCHES:
             if column in row:
                 setattr(instance, column, _text(row[column]).lower() in YES)
+        elif column == "may_transfer":
+            if column in row:
+                instance.may_transfer = (_text(row[column]).lower() in YES) if _text(row[column]) else None
         else:
             try:
                 super().import_field(field, instance, row, is_m2m, **kwargs)

@@ -52,6 +52,7 @@ from calls.models import LIVE, Leg
 from devices import times
 from devices.models import Device, Line, LineGroup, Rules
 
+INHERITED = (*LIMITS, "max_legs")  # numbers that an empty field leaves to the next wider rule
 SAID_BY = {"line": "this line", "group": "its group", "platform": "the platform"}
 UNFIT = "Nothing was changed: the file does not fit any more. Choose it again to see why."
 BUSY = "Nothing was done: your last file is still being read. Wait until it is, and choose this one again."
@@ -82,7 +83,7 @@ class LineRow(forms.ModelForm):
         super().__init__(*args, **kwargs)
         for each in self.fields.values() if self.instance.pk else ():
             each.show_hidden_initial = True
-        for field in LIMITS:
+        for field in INHERITED:
             if field in self.fields:
                 value, whose = inherited(self.instance, field)
                 self.fields[field].widget.attrs |= {"placeholder": value, "title": f"Empty: {value}, {whose}"}
@@ -271,6 +272,10 @@ class LimitsAdmin(PanelAdmin):
     def outgoing_limit(self, limited: Line | LineGroup) -> str:
         return _limit(limited, "max_outgoing")
 
+    @admin.display(description="people in one call", ordering="max_legs")
+    def people_limit(self, limited: Line | LineGroup) -> str:
+        return _limit(limited, "max_legs")
+
 
 @admin.register(Line)
 class LineAdmin(ImportExportMixin, Exported, LimitsAdmin):
@@ -298,7 +303,7 @@ class LineAdmin(ImportExportMixin, Exported, LimitsAdmin):
     fieldsets = (
         (None, {"fields": ("user", "group")}),
         ("Devices", {"fields": ("multi_device", "may_switch", "edition", "edition_until")}),
-        ("Limits", {"fields": ("max_incoming", "max_outgoing")}),
+        ("Limits", {"fields": ("max_incoming", "max_outgoing", "max_legs", "may_transfer")}),
         ("What holds", {"fields": ("holds",)}),
     )
     readonly_fields = ("holds",)
@@ -385,8 +390,11 @@ class LineAdmin(ImportExportMixin, Exported, LimitsAdmin):
             for field, way in zip(LIMITS, ("incoming", "outgoing"), strict=True)
         ]
         return format_html(
-            '<ul class="holds">{}<li>{}. Whether multi-device is included, says {}.</li></ul>',
+            '<ul class="holds">{}<li>{} in one call, says {}.</li><li>{} transfer calls, says {}.</li>'
+            "<li>{}. Whether multi-device is included, says {}.</li></ul>",
             format_html_join("", "<li>{} at a time, says {}.</li>", limits),
+            _number(limit(line, "max_legs"), "person", "people"), SAID_BY[line.rule("max_legs").source],
+            "May" if line.transfers() else "May not", SAID_BY[line.rule("may_transfer").source],
             word[0].upper() + word[1:], SAID_BY[edition.source],
         )  # fmt: skip
 
@@ -484,7 +492,8 @@ class LineAdmin(ImportExportMixin, Exported, LimitsAdmin):
 
 def _held(fields: Any, may_change: bool) -> list[str]:
     """What is inherited stands in the input where the line's own limit is typed: who has no input is told in words."""
-    shown = {} if may_change else {"max_incoming": "incoming_limit", "max_outgoing": "outgoing_limit"}
+    words = {"max_incoming": "incoming_limit", "max_outgoing": "outgoing_limit", "max_legs": "people_limit"}
+    shown = {} if may_change else words
     return [shown.get(field, field) for field in fields]
 
 
@@ -495,8 +504,8 @@ def _limit(limited: Line | LineGroup, field: str) -> str:
     return f"{limit(limited, field) if isinstance(limited, Line) else conf.get(field.upper())} (inherited)"
 
 
-def _number(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+def _number(number: int, noun: str, many: str = "") -> str:
+    return f"{number:,} {noun if number == 1 else many or noun + 's'}"
 
 
 _WRITTEN = (RowResult.IMPORT_TYPE_NEW, RowResult.IMPORT_TYPE_UPDATE)
@@ -520,7 +529,7 @@ class LineGroupAdmin(Exported, LimitsAdmin):
     list_display = ("name", "incoming_limit", "outgoing_limit", "edition", "edition_until", "number")
     search_fields = ("name",)
     ordering = ("name",)
-    fields = ("name", *LIMITS, "edition", "edition_until")
+    fields = ("name", *INHERITED, "may_transfer", "edition", "edition_until")
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[LineGroup]:
         return super().get_queryset(request).annotate(number=Count("lines"))
@@ -532,7 +541,7 @@ class LineGroupAdmin(Exported, LimitsAdmin):
 
     def formfield_for_dbfield(self, db_field: Any, request: HttpRequest, **kwargs: Any) -> Any:
         field = super().formfield_for_dbfield(db_field, request, **kwargs)
-        if db_field.name in LIMITS and field is not None:
+        if db_field.name in INHERITED and field is not None:
             field.widget.attrs["placeholder"] = conf.get(db_field.name.upper())
         return field
 

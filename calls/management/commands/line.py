@@ -26,6 +26,14 @@ def limit(text: str) -> int | None:
     raise argparse.ArgumentTypeError(f"give a number from 0 to {MAX_LIMIT}, or the word default")
 
 
+def people(text: str) -> int | None:
+    """A number of people in one call, or None for the platform's default."""
+    number = limit(text)
+    if number is not None and number < 2:
+        raise argparse.ArgumentTypeError("give a number from 2, or the word default")
+    return number
+
+
 def edition(text: str) -> tuple[str, dt.datetime | None]:
     """The edition, and until when it is given. A date is its first moment."""
     if text in ("off", "allowed"):
@@ -54,6 +62,14 @@ class Command(BaseCommand):
         parser.add_argument("--max-incoming", type=limit, default=argparse.SUPPRESS, metavar="N|default")
         parser.add_argument("--max-outgoing", type=limit, default=argparse.SUPPRESS, metavar="N|default")
         parser.add_argument(
+            "--max-legs",
+            type=people,
+            default=argparse.SUPPRESS,
+            metavar="N|default",
+            help="people in one call at a time",
+        )
+        parser.add_argument("--may-transfer", choices=["yes", "no", "default"])
+        parser.add_argument(
             "--edition", type=edition, metavar="off|allowed|TIME|default", help="whether multi-device can be on at all"
         )
         parser.add_argument("--group", metavar="NAME|none", help="the group whose rules it inherits")
@@ -63,10 +79,13 @@ class Command(BaseCommand):
         user = get_user_model()._default_manager.filter(username=options["user"]).first()
         if user is None:
             raise CommandError(f"There is no user {options['user']!r}.")
-        changes: dict[str, Any] = {name: options[name] for name in ("max_incoming", "max_outgoing") if name in options}
+        numbers = ("max_incoming", "max_outgoing", "max_legs")
+        changes: dict[str, Any] = {name: options[name] for name in numbers if name in options}
         for name, yes in (("multi_device", "on"), ("may_switch", "yes"), ("dnd", "on")):
             if options[name]:
                 changes[name] = options[name] == yes
+        if options["may_transfer"]:
+            changes["may_transfer"] = {"yes": True, "no": False, "default": None}[options["may_transfer"]]
         if options["edition"]:
             changes["edition"], changes["edition_until"] = options["edition"]
         if options["group"]:
@@ -98,8 +117,9 @@ def _said(line: Line) -> list[str]:
         f"may switch it: {'yes' if shown['may_switch'] else 'no'}",
         *(
             f"{name.replace('_', ' ')} {shown[name]}{whose[line.rule(name).source]}"
-            for name in ("max_incoming", "max_outgoing")
+            for name in ("max_incoming", "max_outgoing", "max_legs")
         ),
+        f"may transfer: {'yes' if shown['may_transfer'] else 'no'}{whose[line.rule('may_transfer').source]}",
         f"edition {word}{whose[included.source]}",
         f"do not disturb {'on' if shown['dnd'] else 'off'}",
         f"group {line.group or 'none'}",
