@@ -328,12 +328,13 @@ def ringing(request: HttpRequest, call_id: uuid.UUID) -> HttpResponse:
     if found is None:
         return JsonResponse({"error": "There is no such call."}, status=404)
     call, leg, _ = found
-    name = next(each.name for each in call.legs if each is not leg)
+    inviter = machine.leg_of(call, leg.by)
+    name = inviter.name if inviter else next(each.name for each in call.legs if each is not leg)
     kind = gettext("Incoming video call") if call.kind == "video" else gettext("Incoming call")
     said: dict[str, Any] = {"rings": leg.state == "ringing", "title": name, "body": kind}
     if leg.state == "ringing":
         said |= {"answer": gettext("Answer"), "reject": gettext("Decline"), "token": get_token(request)}
-    elif leg.state in ("missed", "cancelled", "unreachable"):
+    elif leg.state in ("missed", "cancelled", "unreachable") or (leg.state == "removed" and leg.joined_at is None):
         said |= {"title": gettext("Missed call from %(name)s") % {"name": name}, "body": ""}
     else:
         said |= {"body": _elsewhere(leg), "passing": True}

@@ -18,7 +18,9 @@ PAGE = 30
 LOOK = 2000  # calls that one page looks through
 MISSED_LOOK = 200  # calls back from the last one; the badge counts what was missed among them
 LONG_AGO = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
-MISSED = Q(dir="in", state__in=("missed", "cancelled", "busy", "unreachable"))
+# Of somebody who was in the call before and was rung again in it, nothing was missed. A leg that was removed while it
+# rang is one that was missed.
+MISSED = Q(dir="in", joined_at=None, state__in=("missed", "cancelled", "busy", "unreachable", "removed"))
 
 Outcome = Literal[
     "answered", "missed", "declined", "cancelled", "no_answer", "unreachable", "busy", "lost", "operator", "expired"
@@ -52,11 +54,10 @@ def page(key: Any, *, words: str = "", missed: bool = False, before: int | None 
         legs = legs.filter(Exists(named.exclude(user=key)))
     found = list(legs.select_related("call")[: PAGE + 1])
     shown = found[:PAGE]
-    others: dict[Any, list[dict[str, str]]] = {}
-    with_whom = Leg.objects.filter(call__in=[leg.call_id for leg in shown]).exclude(user=key).order_by("id")
-    for call, username, name in with_whom.values_list("call", "username", "name"):
-        others.setdefault(call, []).append({"id": username, "name": name})
-    entries = [_entry(leg, others.get(leg.call_id, [])) for leg in shown]
+    legs_of: dict[Any, list[Leg]] = {}
+    for leg in Leg.objects.filter(call__in=[leg.call_id for leg in shown]).order_by("id"):
+        legs_of.setdefault(leg.call_id, []).append(leg)
+    entries = [_entry(leg, legs_of[leg.call_id]) for leg in shown]
     return Page(entries, shown[-1].id if len(found) > PAGE else last)
 
 
@@ -80,12 +81,14 @@ def hide(key: Any, ids: Collection[int] | None, hidden: bool = True) -> int:
     return (mine if ids is None else mine.filter(id__in=ids)).update(hidden=hidden)
 
 
-def outcome(dir: str, state: str, reason: str | None, answered: bool) -> Outcome:
-    """How a call went, from where this leg's owner stands."""
-    if dir == "in" and state in ("missed", "cancelled", "busy", "unreachable"):
+def outcome(dir: str, state: str, reason: str | None, answered: bool, joined: bool = False) -> Outcome:
+    """How a call went, from where this leg's owner stands, who may have been in it (`joined`)."""
+    if dir == "in" and not joined and state in ("missed", "cancelled", "busy", "unreachable", "removed"):
         return "missed"
     if state == "rejected" or reason == "rejected":
         return "declined"
+    if state == "lost":
+        return "lost"
     if reason in ("cancelled", "no_answer", "unreachable", "busy", "lost", "operator", "expired"):
         return reason  # type: ignore[return-value]
     return "answered" if answered else "cancelled"
@@ -95,22 +98,43 @@ def _own(key: Any) -> QuerySet[Leg]:
     return Leg.objects.filter(user=key, hidden=False, call__state="ended")
 
 
-def _entry(leg: Leg, people: list[dict[str, str]]) -> dict[str, Any]:
+def _entry(leg: Leg, legs: list[Leg]) -> dict[str, Any]:
+    """The leg's call as its owner reads of it. `legs` are all legs of the call, the own one included."""
     call = leg.call
     busy = {True: "on_call", False: "do_not_disturb"}[leg.reason == "incoming_limit"] if leg.state == "busy" else None
+    to, by = _transfer(leg, legs)
     return {
         "id": leg.id,
         "call": str(call.id),
         "dir": leg.dir,
         "kind": call.kind,
-        "outcome": outcome(leg.dir, leg.state, call.reason, call.answered_at is not None),
+        "outcome": outcome(leg.dir, leg.state, call.reason, call.answered_at is not None, leg.joined_at is not None),
         "busy": busy if leg.dir == "in" else None,
         "at": call.placed_at.isoformat(),
         "ended": (call.ended_at or call.placed_at).isoformat(),
         "secs": _seconds(call.answered_at, call.ended_at),
         "device": leg.device_name or None,
-        "people": people,
+        "people": [_person(each) for each in legs if each.user_id != leg.user_id],
+        "transferred_to": to and _person(to),
+        "transferred_by": by and _person(by),
     }
+
+
+def _transfer(leg: Leg, legs: list[Leg]) -> tuple[Leg | None, Leg | None]:
+    """To whom the call was transferred, and by whom, as far as this leg's owner is concerned: who was brought in reads
+    only by whom. Where it was transferred more than once, it is the last time that counts."""
+    of = {str(each.user_id): each for each in legs}
+    if leg.transferred_by in of and leg.joined_at is not None:
+        return None, of[leg.transferred_by]
+    for to in reversed(legs):
+        by = of.get(to.transferred_by)
+        if by is not None and by.reason == "transferred" and to.joined_at is not None:
+            return to, by
+    return None, None
+
+
+def _person(leg: Leg) -> dict[str, str]:
+    return {"id": leg.username, "name": leg.name}
 
 
 def _seconds(answered: dt.datetime | None, ended: dt.datetime | None) -> int:

@@ -62,6 +62,7 @@ async def test_each_side_reads_how_a_call_went(page, of):
     assert hers[2] | {"id": 0, "at": "", "ended": "", "secs": 0} == {
         "id": 0, "call": answered, "dir": "out", "kind": "video", "outcome": "answered", "busy": None, "at": "",
         "ended": "", "secs": 0, "device": "Laptop", "people": [{"id": "bob", "name": "Bob"}],
+        "transferred_to": None, "transferred_by": None,
     }  # fmt: skip
     assert (his[2]["dir"], his[2]["device"], his[2]["people"]) == ("in", "Phone", [{"id": "alice", "name": "Alice"}])
     assert his[0]["device"] is None
@@ -219,3 +220,40 @@ def test_there_is_a_word_for_every_end_of_a_call():
                     said = history.outcome(leg.dir, leg.state, step.after.reason, step.after.answered_at is not None)
                     assert said in get_args(history.Outcome)
                     assert (said == "answered") <= (step.after.answered_at is not None)
+
+
+async def test_everybody_in_a_group_reads_who_was_in_it_and_the_own_outcome(page, of):
+    alice, bob, carol, dave = [await page(name) for name in ("alice", "bob", "carol", "dave")]
+    call = "00000000-0000-4000-8000-000000000001"
+    await alice.ask("invite", call=call, to=["bob", "carol", "dave"], kind="audio")
+    for each in (bob, carol, dave):
+        await each.sees(call)
+    await bob.ask("answer", call=call)
+    await carol.ask("reject", call=call)
+    await alice.ask("remove", call=call, user="dave")
+    assert (await (await of("carol")).read())["calls"] == [], "the call goes on"
+    await bob.ask("hangup", call=call)
+    await alice.ask("add", call=call, to=["bob"])
+    await alice.ask("end", call=call)
+    entries = {name: (await (await of(name)).read())["calls"][0] for name in ("alice", "bob", "carol", "dave")}
+    outcomes = {name: entry["outcome"] for name, entry in entries.items()}
+    assert outcomes == {"alice": "answered", "bob": "answered", "carol": "declined", "dave": "missed"}
+    for name, entry in entries.items():
+        assert {each["id"] for each in entry["people"]} == {"alice", "bob", "carol", "dave"} - {name}
+    assert (await (await of("bob")).read())["missed"] == 0, "he was in it: that it rang again is no missed call"
+    assert (await (await of("dave")).read())["missed"] == 1
+
+
+async def test_a_transfer_is_read_by_all_three(page, of):
+    alice, bob, carol = [await page(name) for name in ("alice", "bob", "carol")]
+    call = (await alice.invite("bob"))["call"]["id"]
+    await bob.sees(call)
+    await bob.ask("answer", call=call)
+    await bob.ask("transfer", call=call, to="carol")
+    await carol.sees(call)
+    await carol.ask("answer", call=call)
+    await alice.ask("hangup", call=call)
+    read = [(await (await of(name)).read())["calls"][0] for name in ("alice", "bob", "carol")]
+    ids = [[(each[key] or {}).get("id") for key in ("transferred_to", "transferred_by")] for each in read]
+    assert ids == [["carol", "bob"], ["carol", "bob"], [None, "bob"]]
+    assert [each["outcome"] for each in read] == ["answered"] * 3

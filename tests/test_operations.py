@@ -329,3 +329,41 @@ async def test_an_erased_person_is_in_nothing_that_is_stored(page, people):
     assert "alice" in stored
     story = [entry.decode() async for entry in Entry.objects.filter(call=call)]
     assert len(story) >= 3  # it can still be told
+
+
+async def test_an_erased_person_is_in_nothing_that_is_stored_of_groups_and_transfers(page, people):
+    await sync_to_async(switchboard.change_line)(people["alice"].pk, max_outgoing=2)
+    alice, bob, carol, dave = [await page(name, f"{name}'s") for name in ("alice", "bob", "carol", "dave")]
+    group = str(uuid.uuid4())
+    await alice.ask("invite", call=group, to=["carol", "dave"], kind="audio")
+    for each in (carol, dave):
+        await each.sees(group)
+        await each.ask("answer", call=group)
+    await alice.ask("add", call=group, to=["bob"])
+    await alice.ask("remove", call=group, user="bob")
+    await bob.sees(group, me={"state": "removed"})
+    await alice.ask("transfer", call=group, to="bob")
+    await bob.sees(group, me={"state": "ringing"})
+    await bob.ask("answer", call=group)
+    await alice.ask("answer", call=group)
+    second = (await alice.invite("bob", **{"and": {"call": group, "do": "hangup"}}))["call"]
+    assert second["legs"][1]["state"] == "busy"  # bob is in the group
+    await bob.ask("hangup", call=group)
+    first = (await alice.invite("bob"))["call"]["id"]
+    await bob.sees(first)
+    await bob.ask("answer", call=first)
+    await carol.ask("hangup", call=group)
+    third = (await alice.invite("carol", **{"and": {"call": first, "do": "hold"}}))["call"]["id"]
+    await carol.sees(third)
+    await carol.ask("answer", call=third)
+    assert (await alice.ask("transfer", call=third, **{"with": first}))["ok"]  # bob's leg is in the command
+    await alice.ask("end", call=third)
+    await carol.ask("end", call=third)
+    await sync_to_async(call_command)("erase", "bob", yes=True)
+
+    def stored():
+        return " ".join(str(row) for model in (Entry, Leg) for row in model.objects.values_list())
+
+    assert not re.search(r"\bbob\b|bob's", await sync_to_async(stored)(), re.IGNORECASE)
+    for entry in [each async for each in Entry.objects.all()]:
+        assert entry.decode(), "the stories can still be told"

@@ -158,6 +158,33 @@ async def test_the_woken_device_asks_who_calls_and_declines(page, sleeping, serv
     assert missed == {"rings": False, "title": "Missed call from Alice", "body": ""}
 
 
+async def test_in_a_group_each_device_is_woken_and_told_when_its_own_leg_closes(page, sleeping, service):
+    alice, carol, dave = await page("alice"), await page("carol"), await page("dave")
+    (phone, browser), desk = await sleeping(), await page("bob", "Desk")
+    call = str(uuid.uuid4())
+    await alice.ask("invite", call=call, to=["carol", "dave"], kind="audio")
+    for each in (carol, dave):
+        await each.sees(call)
+        await each.ask("answer", call=call)
+    await dave.ask("add", call=call, to=["bob"])
+    path, _, body = await sync_to_async(service.push)()
+    assert browser.opens(body) == {"call": call}
+    bob = Client(headers={"cookie": phone.signed_in})
+    assert (await sync_to_async(bob.get)(f"/ringing/{call}/")).json()["title"] == "Dave", "who invited him"
+    await desk.sees(call)
+    await desk.ask("reject", call=call)
+    again, _, body = await sync_to_async(service.push)()
+    assert (again, browser.opens(body)) == (path, {"call": call, "over": True}), "although the call goes on"
+    await alice.ask("transfer", call=call, to="bob")
+    _, _, body = await sync_to_async(service.push)()
+    assert browser.opens(body) == {"call": call}, "and woken when it rings again"
+    await alice.ask("remove", call=call, user="bob")
+    _, _, body = await sync_to_async(service.push)()
+    assert browser.opens(body) == {"call": call, "over": True}
+    missed = (await sync_to_async(bob.get)(f"/ringing/{call}/")).json()
+    assert (missed["rings"], missed["title"]) == (False, "Missed call from Alice")
+
+
 async def test_a_call_is_nobodys_business_but_the_callees(page, sleeping, cookie, service):
     alice, _ = await page("alice"), await sleeping()
     call = (await alice.invite("bob"))["call"]["id"]

@@ -44,6 +44,7 @@ ENDPOINT = re.compile(r"https://([a-z0-9.-]+)(?::443)?(?:/[!-\[\]-~]*)?", re.IGN
 class Pushed(NamedTuple):
     """One device that was told of a call."""
 
+    user: str  # by key
     device: uuid.UUID
     subscription: dict[str, Any]
 
@@ -97,7 +98,7 @@ class Sender:
     def _wake(self, pool: ThreadPoolExecutor, call: machine.Call) -> None:
         now = times.now()
         woken = [
-            ((leg.key, device.session), Pushed(device.pk, device.push))
+            ((leg.key, device.session), Pushed(leg.key, device.pk, device.push))
             for leg in call.legs
             if leg.state == "ringing"
             for device in Device.objects.filter(user__pk=leg.key, signed_out_at=None, online_until__lte=now)
@@ -105,10 +106,12 @@ class Sender:
         ]
         ended = sessions.ended(sign_in for sign_in, _ in woken)  # the clock will sign these out
         asleep = [pushed for sign_in, pushed in woken if sign_in not in ended]
-        ends = [leg.ring_until for leg in call.legs if leg.ring_until]
+        ends = [leg.ring_until for leg in call.legs if leg.state == "ringing" and leg.ring_until]
         seconds = max(1, int((max(ends) - now).total_seconds())) if ends else 1
+        told = self.ringing.get(call.id, [])
+        asleep = [pushed for pushed in asleep if pushed not in told]  # somebody was added to a call that rings already
         if asleep:
-            self.ringing[call.id] = asleep
+            self.ringing[call.id] = [*told, *asleep]
         for pushed in asleep:
             self._send(pool, pushed, {"call": str(call.id)}, seconds)
 
@@ -117,9 +120,14 @@ class Sender:
         if not self.ringing or time.monotonic() - self.looked < LOOK_S / 2:
             return
         self.looked = time.monotonic()
-        ring = set(Leg.objects.filter(call__in=self.ringing, dir="in", state="ringing").values_list("call", flat=True))
-        for call in self.ringing.keys() - ring:
-            for pushed in self.ringing.pop(call):
+        legs = Leg.objects.filter(call__in=self.ringing, state="ringing").values_list("call", "user")
+        ring = {(call, str(user)) for call, user in legs}
+        for call, told in list(self.ringing.items()):
+            over = [pushed for pushed in told if (call, pushed.user) not in ring]
+            self.ringing[call] = [pushed for pushed in told if pushed not in over]
+            if not self.ringing[call]:
+                del self.ringing[call]
+            for pushed in over:
                 self._send(pool, pushed, {"call": str(call), "over": True}, OVER_TTL_S)
 
     def _send(self, pool: ThreadPoolExecutor, pushed: Pushed, said: dict[str, Any], ttl: int) -> None:

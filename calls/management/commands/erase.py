@@ -69,16 +69,19 @@ class Command(BaseCommand):
 
     def _erase_calls(self, user: Any, shell: str) -> int:
         """Names and devices in legs and in the entries' commands. The commands stay what they were otherwise."""
-        calls = list(Leg.objects.filter(user=user).values_list("call", flat=True))
+        names = dict(Leg.objects.filter(user=user).values_list("call", "username"))
+        calls = list(names)
         for start in range(0, len(calls), BATCH):
             some = calls[start : start + BATCH]
             legs = Leg.objects.filter(user=user, call__in=some)
             legs.update(username=shell, name="Erased", device_name="", data=None)
             entries = list(Entry.objects.filter(call__in=some))
             for entry in entries:
-                entry.command = _without(entry.command, str(user.pk), shell)
+                entry.command = _without(entry.command, str(user.pk), names[entry.call_id], shell)
             Entry.objects.bulk_update(entries, ["command"], batch_size=BATCH)
-        ended = list(Entry.objects.filter(call__reason="operator", command__operator=user.get_username()))
+        # The calls in which an operator may have done something.
+        ruled = Q(call__reason="operator") | Q(call__group=True)
+        ended = list(Entry.objects.filter(ruled, command__operator=user.get_username()))
         for entry in ended:
             entry.command |= {"operator": shell}
         for start in range(0, len(ended), BATCH):
@@ -91,17 +94,28 @@ def _about(model: type[Model], keys: Iterable[Any], key: str = "object_pk") -> Q
     return Q(content_type=ContentType.objects.get_for_model(model), **{f"{key}__in": [str(each) for each in keys]})
 
 
-def _without(command: dict[str, Any], key: str, shell: str) -> dict[str, Any]:
+def _without(command: dict[str, Any], key: str, name: str, shell: str) -> dict[str, Any]:
+    """The command without the person of this key, who had this name in the call. The shell has the same key."""
     by = command.get("by")
     if isinstance(by, dict) and by["key"] == key:
         command = command | {"by": by | {"name": ERASED}}
-        if "user" in command:
+        if command["type"] == "Invite":
             command |= {"user": shell, "name": "Erased"}
         if command.get("data") is not None:
             command |= {"data": None}
+    if (
+        command["type"] != "Invite" and command.get("user") == name
+    ):  # who is removed, or to whom the call is transferred
+        command = command | {"user": shell}
     if "callees" in command:
-        callees = [
-            each | {"user": shell, "name": "Erased"} if each["key"] == key else each for each in command["callees"]
-        ]
-        command = command | {"callees": callees}
+        command = command | {"callees": [_nobody(each, key, shell) for each in command["callees"]]}
+    if command.get("callee"):
+        command = command | {"callee": _nobody(command["callee"], key, shell)}
+    leg = command.get("leg")
+    if leg and leg["key"] == key:
+        command = command | {"leg": _nobody(leg, key, shell) | {"device_name": "", "data": None}}
     return command
+
+
+def _nobody(each: dict[str, Any], key: str, shell: str) -> dict[str, Any]:
+    return each | {"user": shell, "name": "Erased"} if each["key"] == key else each
