@@ -140,3 +140,41 @@ test("a notification tells the caller that the call can be noticed here, once", 
   phone.noticed("from nobody");
   assert.equal(of("ringing").length, 1);
 });
+
+test("an answer is given again without the other call when that has ended meanwhile", async () => {
+  const { phone, hear, of, sessions, toasts } = page();
+  await hear(from("alice", "active", 2));
+  await hear(from("carol", "ringing", 1));
+  phone.answer("from carol");
+  await settled();
+  assert.deepEqual(of("answer")[0].and, { call: "from alice", do: "hangup" });
+  of("answer")[0].reply({ ok: false, error: { code: "call_ended", reason: "completed", and: "from alice" } });
+  await settled();
+  assert.equal(of("answer").length, 2);
+  assert.equal(of("answer")[1].and, undefined);
+  of("answer")[1].reply({ ok: true });
+  await hear(from("carol", "active", 2));
+  assert.deepEqual([sessions.has("from carol"), toasts], [true, []]);
+});
+
+test("a call of several people that was declined here and rings again is a ring like the first", async () => {
+  const { phone, hear, of } = page();
+  const group = (state, v) => {
+    const view = from("alice", "ringing", v);
+    const can = state === "ringing" ? ["ringing", "answer", "reject"] : ["answer"];
+    Object.assign(view, { group: true, state: "active", me: { ...view.me, state, can } });
+    view.legs = [leg("alice", "out", "left"), leg("me", "in", state), leg("dora", "in", "joined")];
+    return view;
+  };
+  await hear(group("ringing", 1));
+  phone.noticed("from alice");
+  phone.reject("from alice");
+  of("reject")[0].reply({ ok: true });
+  await settled();
+  await hear(group("rejected", 2));
+  assert.deepEqual(incomingFacts(phone, "me"), []);
+  await hear(group("ringing", 3));
+  assert.deepEqual(incomingFacts(phone, "me").map((one) => one.person.id), ["dora"], "who is in it, not who has left");
+  phone.noticed("from alice");
+  assert.equal(of("ringing").length, 2);
+});

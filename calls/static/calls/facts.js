@@ -1,6 +1,6 @@
 // What the screens show, from what is so: pure, without DOM, socket or clock. Screens fills templates with the result.
 import { elsewhereWords, endedWords, groupWords, missedWords, multiWords, notificationWords } from "./words.js";
-import { myLeg, otherLegs, personOf, place } from "./state.js";
+import { myLeg, personOf, place, shownLeg } from "./state.js";
 
 const NOT_REACHED_MS = 10_000;
 const WEAK = { rtt: 800, loss: 0.1 }; // ms; share of packets
@@ -75,7 +75,7 @@ export function stageFacts({ phone, sessions, me, now, since, online, soundBlock
   }
   const view = phone.current;
   if (view?.state === "ringing") {
-    const leg = otherLegs(view, me)[0];
+    const leg = shownLeg(view, me);
     const waiting = now - since(view.id) > NOT_REACHED_MS ? "not_reached" : "calling";
     const phase = leg.alerted ? "ringing" : waiting;
     const who = { key: view.id, person: personOf(view, me), kind: view.kind, phase, offline: !leg.online };
@@ -99,7 +99,7 @@ function mirror(session) {
 }
 
 function inCall(view, me, sessions, session) {
-  const leg = otherLegs(view, me)[0];
+  const leg = shownLeg(view, me);
   const shown = session && sessions.shown(session, leg.user);
   const agreed = session?.video === "on" || view.legs.some((one) => one.cam);
   return {

@@ -76,6 +76,7 @@ export class Phone {
       const mayResume = where === "resume" && !sessions.has(id) && !this.leaving.has(id) && !this.#resting.has(id);
       if (mayResume) this.#resume(item.view);
       if (where === "ended" && !this.#told.has(id)) this.#ended(item.view);
+      if (where === "apart") this.#mayRingAgain(id);
       const session = sessions.get(id);
       if (!session) continue;
       if (where === "elsewhere" && this.answering.has(id)) continue; // `move` is on its way
@@ -144,7 +145,10 @@ export class Phone {
     }
     const and = other ? { and: { call: other.id, do: "hangup" } } : {};
     if (other) this.leaving.add(other.id);
-    const reply = await socket.request("answer", { call: id, ...and }, { aged: true, within: ANSWER_WITHIN_MS });
+    const answer = (more) => socket.request("answer", { call: id, ...more }, { aged: true, within: ANSWER_WITHIN_MS });
+    let reply = await answer(and);
+    // The server did nothing, because this page is not in the other call any more: so there is nothing to hang up.
+    if (reply.error?.and) reply = await answer({});
     this.answering.delete(id);
     if (!reply.ok) {
       sessions.close(id);
@@ -252,6 +256,11 @@ export class Phone {
   }
 
   // ── how ──
+
+  // My leg of a call that goes on is closed. Somebody may ring it again, and that is a ring like the first.
+  #mayRingAgain(id) {
+    for (const kept of [this.leaving, this.hushed, this.#alerted]) kept.delete(id);
+  }
 
   // The server put this page in a call under an id that it did not ask for: my invite met theirs and became its answer.
   #adopt(id, kind) {

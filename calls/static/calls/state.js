@@ -113,8 +113,16 @@ export function current(calls, leaving, now) {
   return mine ?? null;
 }
 
-// Who a call of two is with: {id, name}.
+// The leg of the person who is shown as the one this call is with. A call may have other legs: of several people, of
+// somebody to whom it is being transferred, of those who have left it.
+export function shownLeg(view, user) {
+  const legs = otherLegs(view, user);
+  const live = ["joined", "ringing"].map((state) => legs.find((leg) => leg.state === state));
+  return live.find((leg) => leg) ?? legs[0];
+}
+
+// Who a call is with: {id, name}.
 export function personOf(view, user) {
-  const leg = otherLegs(view, user)[0];
+  const leg = shownLeg(view, user);
   return { id: leg.user, name: leg.name };
 }
