@@ -16,10 +16,13 @@ CHROMIUM ?= $(shell command -v chromium || command -v chromium-browser || comman
 NODE = $(shell $(PY) -c "import pathlib, playwright; print(pathlib.Path(playwright.__file__).parent / 'driver' / 'node')")
 # Neither the settings of a site nor its database have a say in checks.
 ALONE := env DEBUG=on ENV_FILE=/dev/null DATABASE_URL= REDIS_URL=
+DEPLOYED = env DEBUG=off HTTPS=on ENV_FILE=/dev/null ALLOWED_HOSTS=calls.example.com PROCESSES=2 \
+	SECRET_KEY="$$($(PY) -c 'import secrets; print(secrets.token_urlsafe(48))')" \
+	DATABASE_URL=postgres://db.example.com/calls REDIS_URL=rediss://redis.example.com
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help run run-full test unit js browser screens chromium check types fix docs messages bench lock clean
+.PHONY: help run run-full test unit js browser screens chromium check check-long security fuzz checker chaos types fix docs messages bench lock clean
 
 help:
 	@echo "make run        serve on SQLite, with demo users (HOST, PORT and DEBUG are respected)"
@@ -28,6 +31,9 @@ help:
 	@echo "make unit | js | browser   parts of it; ARGS='-k word' is passed on to pytest"
 	@echo "make screens    take a picture of every screen, into var/screens"
 	@echo "make check      format, lint, types and tests: what CI runs"
+	@echo "make check-long the same, and make fuzz, checker and chaos: less than an hour"
+	@echo "make chaos      break servers and stores while people call: about ten minutes, writes docs/reliability.md"
+	@echo "make fuzz       make up frames, commands and calls for some minutes"
 	@echo "make fix        format, and repair what can be repaired by itself"
 	@echo "make docs       write the state table of docs/protocol.md anew, after a change of the rules"
 	@echo "make messages   bring the catalogues of texts up to date, and compile them (needs GNU gettext)"
@@ -95,8 +101,20 @@ chromium:
 check: $(VENV)/installed-dev
 	$(PY) -m ruff format --check .
 	$(PY) -m ruff check .
-	@$(MAKE) --no-print-directory types
+	@$(MAKE) --no-print-directory types security
 	@$(MAKE) --no-print-directory test
+
+# Before a release: less than an hour.
+check-long: check fuzz checker chaos
+
+# Plants faults that the checker of `make chaos` has to find.
+checker: $(VENV)/installed-dev
+	LONG=1 $(PY) -m pytest tests/chaos/test_checker.py
+
+# No password or key in a tracked file; and no warning of Django's about a site that is set up as the README says.
+security: $(VENV)/installed-dev
+	$(PY) scripts/secret_scan.py
+	$(DEPLOYED) $(PY) manage.py check --deploy --fail-level WARNING
 
 types: $(VENV)/installed-dev
 	$(ALONE) $(PY) -m mypy
@@ -117,6 +135,16 @@ messages: $(VENV)/installed-dev
 	$(MESSAGES)
 	$(MESSAGES) --domain djangojs
 	$(ALONE) $(PY) manage.py compilemessages --locale de --ignore "$(VENV)"
+
+# Makes up frames, commands and calls; FUZZ=1 is what `make test` does. What was found once: tests/fuzz/corpus.
+fuzz: $(VENV)/installed-dev
+	FUZZ=$(or $(FUZZ),20) $(PY) -m pytest tests/fuzz --timeout=0 -n $(WORKERS) $(ARGS)
+
+# --- break ------------------------------------------------------------------------------------------------------------
+
+# ARGS='Redis' makes only the faults whose names contain the word, and writes no report.
+chaos: $(VENV)/installed-dev
+	$(PY) -m tests.chaos --report docs/reliability.md $(ARGS)
 
 # --- measure ----------------------------------------------------------------------------------------------------------
 

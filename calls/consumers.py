@@ -22,7 +22,7 @@ from channels.consumer import AsyncConsumer
 from calls import address, conf, ice, logs, machine, metrics, models, people, pool, protocol, switchboard
 from calls.arrivals import Visit
 from calls.desk import NotHeld, desk
-from calls.hub import Said, hub
+from calls.hub import RETURN_MS, Said, hub
 from calls.logs import Trouble
 from calls.machine import Refused, Seat
 from calls.sign_ins import SignIn
@@ -80,6 +80,7 @@ class SignalingConsumer(AsyncConsumer):
         self.told: tuple[machine.Call, str] | None = None  # a change that this device asked for, and its view
         self.beat: Beat | None = None  # its device and this socket, once it has said hello
         self.beat_at = 0.0
+        self.pong_at = 0.0
         self.ice_at = 0.0
         self.tokens, self.refilled = float(conf.get("FRAME_BURST")), time.monotonic()
         try:
@@ -239,7 +240,7 @@ class SignalingConsumer(AsyncConsumer):
                 for said in waiting:
                     if said.what == "bye":
                         self.take(said)
-        self.beat_at = self.ice_at = time.monotonic()
+        self.beat_at = self.pong_at = self.ice_at = time.monotonic()
         views = [seen for call in calls if (seen := self._view(call)) and call.state != "ended"]
         self._send(
             protocol.encode(
@@ -285,21 +286,30 @@ class SignalingConsumer(AsyncConsumer):
         if isinstance(found, NotHeld):
             raise await self._not_held()
         if isinstance(found, Exception):
+            self._send_elsewhere()
             raise found
         self._pong(frame, [await self._heard(seat, call) for call in found])
+
+    def _send_elsewhere(self) -> None:
+        """A device in a call whose heartbeats cannot be stored here is silent for the other processes, which would end
+        its call. One of them may reach the database: so it is told to come back; the load balancer decides where."""
+        if self.calls and not hub.alone and time.monotonic() - self.pong_at > conf.get("DEVICE_SILENT_S"):
+            soon = random.randint(*RETURN_MS)  # noqa: S311
+            asyncio.get_running_loop().call_soon(self.bye, "restart", soon)  # after the reply
 
     def _pong(self, frame: protocol.Ping, calls: Sequence[machine.Call]) -> None:
         views = [seen for call in calls if (seen := self._view(call))]
         newer = [seen for seen in views if seen.v > frame.calls.get(uuid.UUID(seen.id), 0)]
         if newer:
             metrics.REPAIRED.inc(len(newer))
+        self.pong_at = time.monotonic()
         pong: dict[str, Any] = {"t": "pong", "re": frame.id, "calls": newer}
         there = {seen.id for seen in views}
         gone = [str(id) for id in frame.calls if str(id) not in there]
         if gone:
             pong["gone"] = gone
-        if time.monotonic() - self.ice_at > conf.get("TURN_TTL_S") / 2:
-            self.ice_at = time.monotonic()
+        if self.pong_at - self.ice_at > conf.get("TURN_TTL_S") / 2:
+            self.ice_at = self.pong_at
             pong["ice"] = ice.servers(self.username)
         self._send(protocol.encode(pong))
         if not self.calls:

@@ -528,7 +528,8 @@ def same_invite(first: Invite, by: Seat, to: Collection[str], kind: Kind, ring_s
 
 def _place(invite: Invite, now: dt.datetime) -> Call:
     by = invite.by
-    if any(callee.key == by.key for callee in invite.callees) or invite.user in invite.unknown:
+    nobody = not invite.callees and not invite.unknown
+    if nobody or any(callee.key == by.key for callee in invite.callees) or invite.user in invite.unknown:
         raise Refused("not_allowed")
     if 1 + len(invite.callees) + len(invite.unknown) > invite.max_legs:
         raise Refused("full", limit=invite.max_legs)

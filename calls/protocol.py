@@ -21,6 +21,7 @@ MAX_BODY = 32 * 1024  # bytes of a signal's body
 MAX_DATA = 2 * 1024  # bytes of a leg's own data
 MAX_DEPTH = 32  # of arrays and objects in it
 MAX_NUMBER = 2**63  # in it, and its negative: larger ones do not come back from every row and message as they went
+MAX_FLOAT = 2**53  # likewise with a fraction or an exponent: PostgreSQL gives a larger one back as another integer
 MAX_AGE_MS = 10_000  # an invite or answer that waited longer in a client is not acted on
 
 CLOSE: dict[str, int] = {
@@ -245,7 +246,9 @@ def data_of(raw: Raw) -> Any:
 
 
 def _can_be_kept(data: Any, depth: int = 0) -> bool:
-    if isinstance(data, (int, float)):
+    if isinstance(data, float):
+        return -MAX_FLOAT < data < MAX_FLOAT
+    if isinstance(data, int):
         return -MAX_NUMBER < data < MAX_NUMBER
     if isinstance(data, (list, dict)):
         inner = data.values() if isinstance(data, dict) else data

@@ -100,6 +100,7 @@ WRONG = [
     (f'{{"id":"x","cmd":"invite","call":"{CALL}","to":["bob"],"kind":"audio","data":{"9" * 2000}}}', "data"),
     (f'{{"id":"x","cmd":"invite","call":"{CALL}","to":["bob"],"kind":"audio","data":[1e22]}}', "data"),
     (f'{{"id":"x","cmd":"invite","call":"{CALL}","to":["bob"],"kind":"audio","data":{{"n":-1e308}}}}', "data"),
+    (f'{{"id":"x","cmd":"answer","call":"{CALL}","data":5.907583878052321e+16}}', "data"),
     (f'{{"id":"x","cmd":"invite","call":"{CALL}","to":["bob"],"kind":"audio","data":1e999}}', "data"),
     # what is done to a call
     (frame("ringing"), "call"),

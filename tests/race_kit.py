@@ -30,6 +30,7 @@ from calls.view import view
 from devices import presence, sessions
 from devices.models import Device
 from devices.presence import Hello
+from tests.truth import Replay
 
 PATIENCE_S = 10.0  # for a contestant to wait for a lock: far more than it takes on a busy machine
 STAYS_S = 35.0  # how long a device stays online without being heard from
@@ -364,68 +365,10 @@ def refusal(outcome: Outcome) -> tuple[str, dict[str, Any]] | None:
 
 def check_invariants() -> None:
     """The invariants of docs/races.md that rows can show, for every call. Assertions name them by their number."""
-    histories = {call.id: models.Entry.objects.filter(call=call).order_by("v") for call in models.Call.objects.all()}
-    for call, entries in histories.items():
-        _check_history(value_of(call), list(entries))
-    _check_limits()
-
-
-def _check_history(rows: machine.Call, entries: list[models.Entry]) -> None:
-    value: machine.Call | None = None
-    for v, entry in enumerate(entries, start=1):
-        assert value is None or value.state != "ended", "2: `ended` is final"
-        before, value = value, machine.decide(value, entry.decode(), entry.at, conf.deadlines())
-        assert entry.v == value.v == v, "one entry for each version, and no version without"
-        for old, new in zip(before.legs if before else (), value.legs, strict=False):
-            assert old.epoch <= new.epoch, "1: an epoch never falls"
-            same = (old.device, old.page) == (new.device, new.page)
-            assert same or old.epoch < new.epoch, "1: each binding has an epoch of its own"
-    assert value == rows, "10: the entries replayed through decide give the same rows"
-    assert models.Call.objects.get(pk=rows.id).due_at == machine.due_at(rows, conf.deadlines())
-    states = {leg.key: leg.state for leg in rows.legs}
-    assert len(states) == len(rows.legs), "9: one history row a person"
-    assert (rows.reason is not None) == (rows.state == "ended"), "9: one reason a call, when it has ended"
-    if rows.state == "ended":
-        assert not set(states.values()) & set(machine.LIVE), "3: an ended call has no live leg"
-    reacted: set[str] = set()  # since they were rung last
-    for entry in entries:
-        said = entry.decode()
-        if isinstance(said, machine.Answer | machine.Join | machine.Reject):
-            reacted.add(said.by.key)
-        elif isinstance(said, machine.Add | machine.AddByOperator):
-            reacted -= {callee.key for callee in said.callees}
-        elif isinstance(said, machine.Transfer) and said.callee:
-            reacted.discard(said.callee.key)
-    assert all(states[key] != "missed" for key in reacted), "9: nobody who answered or rejected has missed it"
-
-
-def _check_limits() -> None:
-    """4: live legs never exceed the limits in force at admission. Entries are numbered as they were written, which for
-    calls of the same people is under the same lines' locks."""
-    live: dict[uuid.UUID, machine.Call] = {}
+    replay = Replay(conf.deadlines())
     for entry in models.Entry.objects.order_by("pk"):
-        said, before = entry.decode(), live.get(entry.call_id)
-        value = live[entry.call_id] = machine.decide(before, said, entry.at, conf.deadlines())
-        was = {leg.key for leg in before.legs if leg.state in machine.LIVE} if before else set()
-        limits = _limits_of(said, value)
-        for leg in value.legs:
-            if leg.state in machine.LIVE and leg.key not in was and (leg.key, leg.dir) in limits:
-                legs = [each for call in live.values() for each in call.legs if each.state in machine.LIVE]
-                count = sum((each.key, each.dir) == (leg.key, leg.dir) for each in legs)
-                assert count <= limits[leg.key, leg.dir], "4: more live legs than the limit allows"
-        assert sum(leg.state in machine.LIVE for leg in value.legs) <= max(value.max_legs, len(was))
-
-
-def _limits_of(said: machine.Command, call: machine.Call) -> dict[tuple[str, str], int]:
-    """The limits under which this command admitted legs, by person and direction."""
-    match said:
-        case machine.Invite(by=by, limit=limit, callees=callees):
-            return {(by.key, "out"): limit} | {(each.key, "in"): each.limit for each in callees}
-        case machine.Add(callees=callees) | machine.AddByOperator(callees=callees):
-            return {(each.key, "in"): each.limit for each in callees}
-        case machine.Transfer(callee=machine.Callee() as callee):
-            return {(callee.key, "in"): callee.limit}
-        case machine.Answer(by, limit=limit):
-            leg = machine.leg_of(call, by.key)
-            return {(by.key, leg.dir): limit} if leg else {}
-    return {}
+        replay.add(entry.call_id, entry.v, entry.at, entry.decode())
+    for call in models.Call.objects.all():
+        rows = value_of(call.pk)
+        replay.check(rows)
+        assert call.due_at == machine.due_at(rows, conf.deadlines())

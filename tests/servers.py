@@ -33,10 +33,13 @@ on_daphne = pytest.mark.skipif(SERVER != "daphne", reason="what callplatform/ser
 
 
 class Server:
-    """One server process. `url` is as pages use it, `ws://127.0.0.1:8000`, and stays the same after a restart."""
+    """One server process. `url` is as pages use it, `ws://127.0.0.1:8000`, and stays the same after a restart.
 
-    def __init__(self, environment: dict[str, str], log: Path) -> None:
-        self.environment, self.log = environment, log
+    `source` is the tree whose code it runs.
+    """
+
+    def __init__(self, environment: dict[str, str], log: Path, source: Path = ROOT) -> None:
+        self.environment, self.log, self.source = environment, log, source
         self.process: subprocess.Popen[bytes] | None = None
         self.url = ""
 
@@ -47,7 +50,7 @@ class Server:
         port = urlsplit(self.url).port or free_port()
         with self.log.open("ab") as log:
             command = [sys.executable, *COMMAND, "--host", "127.0.0.1", "--port", str(port)]
-            self.process = subprocess.Popen(command, cwd=ROOT, env=self.environment, stdout=log, stderr=log)
+            self.process = subprocess.Popen(command, cwd=self.source, env=self.environment, stdout=log, stderr=log)
         end = time.monotonic() + START_S
         while time.monotonic() < end and self.process.poll() is None:
             with suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):

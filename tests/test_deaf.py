@@ -12,8 +12,8 @@ from urllib.parse import urlsplit
 import pytest
 
 from calls import hub as hubs
-from tests.half_open import HalfOpen
 from tests.pages import WAIT_S
+from tests.proxy import Proxy
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -23,9 +23,10 @@ WITHIN_S = 10.0
 @pytest.fixture
 async def proxy(servers):
     redis = urlsplit(os.environ["REDIS_URL"])
-    proxy = await HalfOpen(redis.hostname, redis.port).start()
+    proxy = Proxy(redis.port, redis.hostname)
+    await proxy.open()
     yield proxy
-    await proxy.stop()
+    await proxy.close()
 
 
 @pytest.fixture
@@ -98,7 +99,7 @@ async def test_a_process_that_stays_deaf_is_not_ready_until_it_hears_again(behin
     assert (await bob.ask("media", call=call, mic=False, cam=True))["ok"]
     await alice.ping()
     assert [leg["mic"] for leg in alice.calls[call]["legs"]] == [True, False], "a ping brings what was not heard"
-    proxy.heal()
+    proxy.thaw()
     took = await asyncio.gather(until_heard(call, bob, alice), until_heard(call, alice, bob))
     print(f"\nhears again after {took[0]:.1f} s, is heard again after {took[1]:.1f} s")
     assert max(took) < WITHIN_S

@@ -221,6 +221,20 @@ def test_the_tests_that_documents_name_exist():
             )
 
 
+def test_every_threat_has_tests_that_exist():
+    """SECURITY.md's tables `| threat | what holds it | test |`, if it has any."""
+    tables = re.findall(
+        r"^\| threat \| what holds it \| test \|\n\|[-|]+\|\n((?:\|.*\|\n)+)", (ROOT / "SECURITY.md").read_text(), re.M
+    )
+    for threat, holds, test in (row for table in tables for row in rows(table)):
+        named = re.findall(r"`(tests/[\w/.]+)::([^`]+)`", test)
+        assert holds and named, threat
+        for path, name in named:
+            code = (ROOT / path).read_text()
+            found = re.search(rf"def {name}\b", code) if path.endswith(".py") else name in code
+            assert found, f"{threat}: {path}::{name}"
+
+
 def test_links_lead_somewhere():
     for document in DOCUMENTS:
         for link in re.findall(r"\]\(([^)\s]+)\)", document.read_text()):

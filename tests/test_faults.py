@@ -4,7 +4,6 @@ again completes it, and what was not told is told by the next ping."""
 import asyncio
 import http.cookiejar
 import itertools
-import signal
 import statistics
 import subprocess
 import sys
@@ -27,6 +26,7 @@ from scripts import services
 from tests import race_kit
 from tests.pages import WAIT_S, Live
 from tests.servers import ROOT, Server
+from tests.steady import SteadyPostgres, SteadyRedis
 from tests.truth import check_knowledge
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -115,30 +115,6 @@ LINE_OF = (
     "INSERT INTO devices_line (user_id, multi_device, may_switch, max_incoming, max_outgoing) "
     "VALUES (%s, false, false, NULL, NULL)"
 )
-
-
-class Steady:
-    """Comes back on the port that it had."""
-
-    _port = 0
-
-    @property
-    def port(self):
-        return self._port
-
-    @port.setter
-    def port(self, number):
-        self._port = self._port or number
-
-
-class SteadyRedis(Steady, services.Redis):
-    pass
-
-
-class SteadyPostgres(Steady, services.Postgres):
-    def stop(self, number=signal.SIGINT):
-        """As an operator restarts it: what was committed is on disk."""
-        services.Server.stop(self, number)
 
 
 @pytest.fixture

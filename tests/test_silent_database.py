@@ -10,13 +10,14 @@ import time
 import urllib.error
 import urllib.request
 from contextlib import suppress
-from urllib.parse import urlsplit
 
 import psycopg
 import pytest
 
 from tests.pages import Closed
-from tests.test_faults import Shop, SteadyPostgres, own, shop  # noqa: F401 - fixtures, which arguments below name
+from tests.proxy import Proxy
+from tests.steady import SteadyPostgres
+from tests.test_faults import Shop, own, shop  # noqa: F401 - fixtures, which arguments below name
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -123,56 +124,19 @@ async def test_a_backend_that_is_killed_while_busy_hangs_nobody(shop):
 # --- behind a proxy that acknowledges for ever ------------------------------------------------------------------------
 
 
-class Proxy:
-    """Passes on TCP connections to PostgreSQL. `hold()` makes those that are open go dead: everything is read and
-    acknowledged, nothing is passed on any more. With `refuse`, the new ones are dead as well."""
-
-    def __init__(self, port):
-        self.target, self.holding, self.refuse = port, set(), False
-        self.open, self.tasks = set(), set()
-        self.served = self.port = None
-
-    async def __aenter__(self):
-        self.served = await asyncio.start_server(self._pass_on, "127.0.0.1", 0)
-        self.port = self.served.sockets[0].getsockname()[1]
-        return self
-
-    async def __aexit__(self, *_):
-        self.served.close()
-        for writer in self.open:
-            writer.transport.abort()
-        await asyncio.gather(*self.tasks, return_exceptions=True)
-
-    def hold(self):
-        self.holding |= self.open
-
-    async def _pass_on(self, reader, writer):
-        self.tasks.add(asyncio.current_task())
-        there, beyond = await asyncio.open_connection("127.0.0.1", self.target)
-        self.open |= {writer, beyond}
-        if self.refuse:
-            self.holding |= {writer, beyond}
-        await asyncio.gather(self._pump(reader, beyond, writer), self._pump(there, writer, beyond))
-
-    async def _pump(self, reader, writer, back):
-        with suppress(OSError):
-            while data := await reader.read(2**16):
-                if writer not in self.holding:
-                    writer.write(data)
-        if writer not in self.holding:
-            writer.close()
-
-
 @pytest.fixture
 async def between(own, servers, tmp_path):
     """A server that reaches its PostgreSQL by way of a proxy: `shop, proxy`."""
     postgres = await asyncio.to_thread(own, SteadyPostgres, None)
-    async with Proxy(urlsplit(postgres.url).port) as proxy:
-        shop = await asyncio.to_thread(Shop, postgres, servers[0].environment, tmp_path, proxy.port)
-        yield shop, proxy
-        for page in shop.opened:
-            await page.close()
-        await asyncio.to_thread(shop.server.stop)
+    proxy = Proxy(postgres.port)
+    await proxy.open()
+    environment = servers[0].environment | {"DEVICE_SILENT_S": "4", "PING_CALL_S": "1"}
+    shop = await asyncio.to_thread(Shop, postgres, environment, tmp_path, proxy.port)
+    yield shop, proxy
+    for page in shop.opened:
+        await page.close()
+    await asyncio.to_thread(shop.server.stop)
+    await proxy.close()
 
 
 async def test_orders_recover_from_connections_that_went_dead_without_a_word(between):
@@ -180,7 +144,7 @@ async def test_orders_recover_from_connections_that_went_dead_without_a_word(bet
     busy = Busy()
     await busy.start(shop, "alice", "bob", "carol", "dave")
     await busy.served(20)
-    proxy.hold()
+    proxy.freeze(new_ones_too=False)
     began = time.monotonic()
     await busy.served(ANSWERED_S)
     print(f"\norders are served again after {time.monotonic() - began:.1f} s, pages ", end="")
@@ -196,16 +160,43 @@ async def test_a_server_whose_database_is_silent_is_not_ready_and_answers_unavai
     await busy.start(shop, "alice", "bob", "carol", "dave")
     await busy.served(20)
     assert await ready(shop) == 200
-    proxy.refuse = True
-    proxy.hold()
+    proxy.freeze()
     await until_ready(shop, 503, ANSWERED_S)
     async with asyncio.timeout(2 * ANSWERED_S):
         while busy.unavailable < 3 * len(busy.tasks):
             await asyncio.sleep(0.1)
     assert await ready(shop) == 503
-    proxy.refuse = False
+    proxy.thaw()
     began = time.monotonic()
     await busy.served(2 * ANSWERED_S)
     print(f"\nserved again after {time.monotonic() - began:.1f} s; slowest answer {busy.slowest:.1f} s")
     await until_ready(shop, 200, ANSWERED_S)
     await busy.stop()
+
+
+async def ping_on(page):
+    with suppress(Closed):
+        while True:
+            await page.say("ping", calls={})
+            await asyncio.sleep(1)
+
+
+async def test_devices_in_a_call_are_sent_away_from_a_server_that_cannot_hear_them_and_idle_ones_stay(between):
+    """Other processes, which reach the database, would take the devices for silent and end the call."""
+    shop, proxy = between
+    alice, bob, carol = await shop.page("alice"), await shop.page("bob"), await shop.page("carol")
+    call = (await alice.invite("bob"))["call"]["id"]
+    await bob.sees(call, me={"state": "ringing"})
+    assert (await bob.ask("answer", call=call))["ok"]
+    proxy.freeze()
+    pinging = [asyncio.create_task(ping_on(page)) for page in (alice, bob, carol)]
+    for page in (alice, bob):
+        assert await page.closed(2 * ANSWERED_S) == 1012
+        assert {each["error"]["code"] for each in page.frames if each["t"] == "reply"} == {"unavailable"}
+        assert page.frames[-1]["why"] == "restart" and page.frames[-1]["retry_ms"] >= 200
+    pinging.pop().cancel()
+    await asyncio.gather(*pinging)
+    proxy.thaw()
+    async with asyncio.timeout(ANSWERED_S):
+        while (await carol.ping())["t"] != "pong":
+            await asyncio.sleep(0.1)
