@@ -16,13 +16,13 @@ from tests.pages import Closed, Live
 WELCOME_S = 10.0  # a device waits so long to be connected, and again for the welcome, as socket.js does
 ORDER_S = 20.0  # an order that has no reply by then, on a connection that is still open, is unanswered
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.3, 8.0  # before a device connects again: half of it on average, as in socket.js
-NO_REPLY = ("signal", "leaving")
+NO_REPLY = ("signal",)
 
 
 class Order:
     """One command: when it was sent, where, and what came of it."""
 
-    __slots__ = ("args", "at", "by", "closed", "cmd", "code", "ended", "replies", "reply", "sent", "waiting")
+    __slots__ = ("args", "at", "by", "closed", "cmd", "code", "ended", "replies", "sent", "waiting")
 
     def __init__(self, by: "Device", cmd: str, args: dict[str, Any]) -> None:
         self.by, self.cmd, self.args = by, cmd, args
@@ -31,7 +31,6 @@ class Order:
         self.replies = 0
         self.closed = False  # the connection closed before the reply
         self.code = ""  # "ok", or that of the refusal
-        self.reply: dict[str, Any] | None = None
         self.waiting: asyncio.Future[dict[str, Any] | None] = asyncio.get_running_loop().create_future()
 
     @property
@@ -84,20 +83,21 @@ class Record:
 
 class Device(Live):
     """One device of one user, whose `run` lives through any number of connections. `home` is the number of the server
-    that it prefers; `choose` says to which it goes."""
+    that it prefers; `choose` says to which it goes. While `going` is not set, no command is sent again."""
 
     def __init__(
         self,
         user: str,
         key: str,
-        name: str,
         cookie: str,
+        name: str,
         home: int,
         record: Record,
         choose: Callable[["Device"], tuple[int, str] | None],
+        going: asyncio.Event,
     ) -> None:
         super().__init__("", cookie, user, name=name)
-        self.key, self.home, self.record, self.choose = key, home, record, choose
+        self.key, self.home, self.record, self.choose, self.going = key, home, record, choose, going
         self.server = home
         self.welcomed = asyncio.Event()
         self.over = False
@@ -250,6 +250,7 @@ class Device(Live):
             with suppress(TimeoutError):
                 async with asyncio.timeout(1):
                     await self.welcomed.wait()
+            await self.going.wait()
             reply = await self.order(cmd, **args)
             code = (reply or {}).get("error", {}).get("code")
             if reply is None:
@@ -282,7 +283,6 @@ class Device(Live):
             return
         order.replies += 1
         order.code = frame.get("error", {}).get("code", "ok")
-        order.reply = frame
         if order.replies > 1:
             self.record.faults.append(("6", f"{order}: {order.replies} replies"))
         order.end(frame)

@@ -55,9 +55,7 @@ class Crowd:
         self.probed: dict[int, float] = {}  # when the newest question of a probe was sent that each server answered
         for person in people.values():
             for number, home in enumerate(self._homes(person.name)):
-                device = Device(
-                    person.name, person.key, f"Device {number}", person.cookie, home, self.record, self.choose
-                )
+                device = Device(*person, f"Device {number}", home, self.record, self.choose, self.going)
                 device.on_view = self._react
                 self.devices.append(device)
                 self.of.setdefault(person.name, []).append(device)

@@ -13,6 +13,7 @@ import psycopg
 from tests.chaos.checker import Spy, Violation
 from tests.chaos.crowd import Crowd, Person
 from tests.chaos.stage import Stage, now, skewed, stretch
+from tests.proxy import Proxy
 
 LOCK_S = 8.0  # how long a foreign session holds a row
 NEIGHBOUR_S = 3.0  # an order that does not need the row takes at most so much longer than the slowest one before
@@ -142,8 +143,10 @@ async def half_open_redis(round: Round) -> None:
     await _half_open(round, round.stage.to_redis[round.side])
 
 
-async def _half_open(round: Round, proxy: Any) -> None:
-    proxy.freeze(gone=True)
+async def _half_open(round: Round, proxy: Proxy) -> None:
+    """As after a network is cut, where the store keeps its ends open; every other time as after a failover, where the
+    store behind is gone."""
+    proxy.freeze(gone=round.turn % 2 == 1)
     try:
         await asyncio.sleep(8 if round.short else 18)
     finally:

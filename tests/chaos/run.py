@@ -89,9 +89,9 @@ async def run(stage: Stage, chosen: Sequence[str], *, short: bool, seed: int) ->
 
 async def one_try(stage: Stage, crowd: Crowd, checker: Checker, round: Round, fault: Fault, outcome: Outcome) -> None:
     began, calls = now(), crowd.calls
-    await crowd.tidy()
     crowd.going.set()
     crowd.go_home()
+    await crowd.tidy()
     await asyncio.sleep(WARM_S)
     recovering = asyncio.create_task(watch_recovery(stage, crowd, round))
     try:
