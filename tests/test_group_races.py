@@ -22,6 +22,7 @@ from django.db import connection
 from calls import machine, models, switchboard
 from calls.switchboard import Outcome
 from tests.race_kit import (
+    ROUNDS,
     Handset,
     Work,
     at_once,
@@ -405,7 +406,7 @@ def test_a_swap_from_a_call_that_has_ended_is_refused_as_a_whole(alice, bob, car
 def test_swaps_of_two_calls_from_one_starting_line_leave_one_active(alice, bob, carol, consulting):
     """Each is one statement that gives the device free in one call and takes it in the other."""
     first, second = consulting
-    for _ in range(3):
+    for _ in range(ROUNDS):
         swaps = alice.holds(first, False, alice.holding(second)), alice.holds(second, False, alice.holding(first))
         at_once(*swaps, bob.sets_media(first, False, False), carol.sets_media(second, False, False))
         assert [leg_of(call, alice).held for call in consulting].count(False) == 1

@@ -29,6 +29,7 @@ from calls.view import view
 from devices import prepared, presence
 from devices.models import Device, Line
 from tests.race_kit import (
+    ROUNDS,
     Contestant,
     Handset,
     Hold,
@@ -178,7 +179,7 @@ def test_whichever_of_six_devices_is_first_wins_and_five_are_told_where(alice, p
 @call_lock
 def test_of_six_answers_from_one_starting_line_one_wins(alice, people):
     six = [Handset(people["bob"], f"Device {number}") for number in range(6)]
-    for _ in range(3):
+    for _ in range(ROUNDS):
         call = ring(alice, people["bob"])
         outcomes = at_once(*(device.answers(call) for device in six))
         winner = leg_of(call, six[0]).device_name
@@ -546,7 +547,7 @@ def test_of_two_callers_and_one_free_place_one_rings_and_the_other_is_busy(alice
 def test_of_many_callers_from_one_starting_line_one_rings(alice, carol, people):
     callers = [alice, carol, Handset(people["dave"], "Dave's laptop"), Handset(people["operator"], "Desk")]
     phone = Handset(people["bob"], "Phone")
-    for _ in range(3):
+    for _ in range(ROUNDS):
         outcomes = at_once(*(caller.invites(phone.user) for caller in callers))
         assert sorted(each.call.reason or "rings" for each in outcomes) == ["busy", "busy", "busy", "rings"]
         ringing = next(each.call for each in outcomes if each.call.state == "ringing")

@@ -13,7 +13,7 @@ from tests.attacks.bystander import TOKEN, request, sign_in, watching
 from tests.attacks.test_searches import SEARCHES
 from tests.servers import on_daphne
 
-pytestmark = [pytest.mark.django_db(transaction=True), on_daphne]
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.alone, on_daphne]
 
 
 FRAMES = {
