@@ -5,7 +5,8 @@
 
 For each lock the tree is copied to a temporary directory, the lock is deleted from the copy, and the race tests run
 there, with some ordinary tests. Those marked with the name of the lock must fail, all others must pass: a race
-that is won without its lock proves nothing. On a PostgreSQL of its own, unless DATABASE_URL names another.
+that is won without its lock proves nothing. Those marked `by_chance` are not judged. On a PostgreSQL of its own,
+unless DATABASE_URL names another.
 """
 
 import json
@@ -116,7 +117,9 @@ def judge(lock: str, notes: Iterable[str], output: str) -> Verdict:
 
 
 def pytest_runtest_logreport(report: Any) -> None:
-    """In the copy, where pytest loads this file as a plugin: notes each phase of each test."""
+    """In the copy, where pytest loads this file as a plugin: notes each phase of each test that is judged."""
+    if "by_chance" in report.keywords:
+        return
     note = {
         "test": report.nodeid,
         "marks": [name for name in LOCKS if name in report.keywords],

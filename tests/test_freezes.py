@@ -17,7 +17,7 @@ import psycopg
 import pytest
 
 from tests.pages import WAIT_S
-from tests.test_faults import Shop, SteadyPostgres, own, until_available  # noqa: F401 - a fixture
+from tests.test_faults import Shop, SteadyPostgres, SteadyRedis, own, until_available  # noqa: F401 - a fixture
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -30,8 +30,10 @@ FROZEN_S = 9.0  # longer than a silent leg is kept, and than the gap that a cloc
 
 @pytest.fixture
 async def short(own, servers, tmp_path):  # noqa: F811
-    """A server with short deadlines on a PostgreSQL of its own."""
-    shop = await asyncio.to_thread(Shop, own(SteadyPostgres, None), servers[0].environment | SHORT, tmp_path)
+    """A server with short deadlines on a PostgreSQL and a Redis of its own: it is the only one, so it sends nobody to
+    another when it cannot store heartbeats."""
+    environment = servers[0].environment | SHORT | {"REDIS_URL": own(SteadyRedis).url, "PROCESSES": "1"}
+    shop = await asyncio.to_thread(Shop, own(SteadyPostgres, None), environment, tmp_path)
     yield shop
     for page in shop.opened:
         await page.close()

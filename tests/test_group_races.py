@@ -354,6 +354,7 @@ def test_an_attended_transfer_and_a_hangup_on_the_call_that_ends(alice, bob, car
         assert states(stays) == {"alice": "left", "bob": "joined", "carol": "joined"}
 
 
+@pytest.mark.by_chance
 def test_two_who_bring_two_calls_together_crosswise_do_not_wait_for_each_other(alice, bob, carol, consulting):
     stays, ends = consulting
     outcomes = at_once(alice.brings(ends, stays), alice.brings(stays, ends))
@@ -413,6 +414,7 @@ def test_swaps_of_two_calls_from_one_starting_line_leave_one_active(alice, bob, 
         at_once(bob.sets_media(first, True, False), carol.sets_media(second, True, False))
 
 
+@pytest.mark.by_chance
 def test_an_invite_that_meets_another_and_leaves_a_call_waits_for_nobody_who_waits_for_it(alice, bob, carol, people):
     """Glare is found when the other calls are locked already: it must not be locked behind them."""
     limit(bob, multi_device=True)

@@ -32,6 +32,10 @@ async def check_that_they_agree(pages, people):
         check_knowledge(str(people[page.user].pk), page, calls)
 
 
+def versions(page):
+    return {call: view["v"] for call, view in page.calls.items()}
+
+
 async def test_after_one_ping_every_device_agrees_with_the_rows(lossy, live, people):
     dice = random.Random(20)
     pages = [
@@ -50,9 +54,15 @@ async def test_after_one_ping_every_device_agrees_with_the_rows(lossy, live, peo
     missed = sum(len(page.missed) for page in pages)
     assert missed > ROUNDS, "else nothing was lost, and this test shows nothing"
 
+    known = [versions(page) for page in pages]
     await asyncio.sleep(DELAY_S)  # for the last of the late ones, which must not turn anything back
-    for page in pages:
+    for page, before in zip(pages, known, strict=True):
         assert await page.heard_nothing(str(uuid.uuid4()))
+        now = versions(page)
+        assert all(now[call] >= version for call, version in before.items()), (
+            f"{page.user}'s {page.name} was turned back"
+        )
+    await asyncio.gather(*(ping(page) for page in pages))  # the clock may have ended a call meanwhile, without a word
     await check_that_they_agree(pages, people)
     entries = await models.Entry.objects.acount()
     print(f"\n{entries} changes, of which {missed} views were brought by pings")

@@ -463,6 +463,7 @@ def test_in_glare_the_later_invite_answers_the_earlier_on_the_device_that_placed
     assert invite.do().call == value_of(call), "and when its reply was lost, it shows that call again"
 
 
+@pytest.mark.by_chance
 def test_people_who_call_each_other_in_a_circle_from_one_starting_line_all_ring(alice, phone, carol, set_calls):
     for _ in range(3):
         circle = [(alice, phone), (phone, carol), (carol, alice)]
@@ -1359,6 +1360,7 @@ def test_an_answer_that_leaves_a_call_which_the_other_leaves_too_answers_only_be
     assert value_of(two_calls["alice"]).ended_by == (alice if hangup_first else phone).key
 
 
+@pytest.mark.by_chance
 def test_two_answers_that_each_leave_the_others_call_do_not_wait_for_each_other(alice, carol, phone, laptop, two_calls):
     for one, name in ((phone, "alice"), (laptop, "carol")):
         one.answers(two_calls[name]).do()
