@@ -203,9 +203,9 @@ async def test_postgresql_restarts_in_the_middle_of_a_command(shop):
     call = (await alice.invite("bob"))["call"]["id"]
     await bob.sees(call, me={"state": "ringing"})
     with suppress(psycopg.OperationalError):  # whoever holds the lock is cut off too
-        async with held(shop.server, CALL, call) as (_, waiter):
+        async with held(shop.server, CALL, call) as (gate, waiter):
             re = await bob.say("answer", call=call)
-            await waiter()
+            await cut_off(gate, waiter)  # before the stop frees the lock, and the answer is in time to take it
             await asyncio.to_thread(shop.postgres.stop)
             assert (await bob.reply_to(re))["error"]["code"] == "unavailable"
     assert (await alice.ping())["error"]["code"] == "unavailable", "within less than its client's patience"
