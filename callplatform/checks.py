@@ -12,6 +12,7 @@ from django.core.checks import CheckMessage, Error, Warning, register
 GENERATED_KEY_PREFIXES = (settings.GENERATED_KEY_PREFIX, "django-insecure-")
 SAMPLES = ("long-random-text-of-your-own", "a-long-random-secret")  # what the README shows
 SHORTEST_KEY, FEWEST_CHARACTERS = 50, 8  # 50 random decimal digits have all ten of them, or nearly
+MAKE_KEY = 'Make your own: python3 -c "import secrets; print(secrets.token_urlsafe(48))"'
 
 
 @register
@@ -66,7 +67,7 @@ def strangers(**_kwargs: Any) -> Iterator[CheckMessage]:
     if settings.SECRET_KEY.startswith(GENERATED_KEY_PREFIXES):
         yield Error(
             "SECRET_KEY is one that was generated for debug.",
-            hint='Make your own: python3 -c "import secrets; print(secrets.token_urlsafe(48))"',
+            hint=MAKE_KEY,
             id="callplatform.E004",
         )
     elif (
@@ -78,7 +79,7 @@ def strangers(**_kwargs: Any) -> Iterator[CheckMessage]:
             f"SECRET_KEY can be guessed: it has fewer than {SHORTEST_KEY} characters, or fewer than "
             f"{FEWEST_CHARACTERS} different ones, or is the sample of a document. Whoever guesses it can sign in as "
             "anybody.",
-            hint='Make your own: python3 -c "import secrets; print(secrets.token_urlsafe(48))"',
+            hint=MAKE_KEY,
             id="callplatform.E008",
         )
     if settings.CALLS["TURN_SECRET"] in SAMPLES:

@@ -288,7 +288,7 @@ LOGOUT_REDIRECT_URL = "login"
 SECURE_SSL_REDIRECT = SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = HTTPS
 SECURE_REDIRECT_EXEMPT = [r"^(healthz|readyz|metrics)$"]  # asked by machines beside the server
 SECURE_HSTS_SECONDS = 365 * 24 * 3600 if HTTPS else 0
-# Of `check --deploy`: whether all hosts below the site's own speak HTTPS is for the site to know.
+# Two warnings of `check --deploy`, both about HSTS for subdomains: only the site knows whether all of them speak HTTPS.
 SILENCED_SYSTEM_CHECKS = ["security.W005", "security.W021"]
 # The proxy that ends TLS must set this header itself, and drop one that a client sent.
 SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if HTTPS else None

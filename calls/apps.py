@@ -1,7 +1,6 @@
 from typing import Any
 
 from django.apps import AppConfig
-from django.db import connections
 from django.db.models.signals import pre_migrate
 
 from devices.database import allow_long_statements
@@ -17,5 +16,4 @@ class CallsConfig(AppConfig):
 
 def _take_time(using: str, **_kwargs: Any) -> None:
     """An index on a large table takes longer than a statement of a server may."""
-    if connections[using].vendor == "postgresql":
-        allow_long_statements(using)
+    allow_long_statements(using)

@@ -130,7 +130,7 @@ class SignalingConsumer(AsyncConsumer):
 
     def _overhear(self, text: str) -> bool:
         """Takes a ping, or a question for presence, without waking this socket's task, which takes as long as to answer
-        it. Whatever else it is, however little is wrong with it, goes the way of all frames."""
+        it. Returns False for any other frame, and for one that would be refused: those go to `_hear`."""
         if self.closing or self.busy or self._refill() < 1:
             return False
         try:
@@ -298,14 +298,13 @@ class SignalingConsumer(AsyncConsumer):
             asyncio.get_running_loop().call_soon(self.bye, "restart", soon)  # after the reply
 
     def _pong(self, frame: protocol.Ping, calls: Sequence[machine.Call]) -> None:
-        views = [seen for call in calls if (seen := self._view(call))]
-        newer = [seen for seen in views if seen.v > frame.calls.get(uuid.UUID(seen.id), 0)]
+        views = {call.id: seen for call in calls if (seen := self._view(call))}
+        newer = [seen for id, seen in views.items() if seen.v > frame.calls.get(id, 0)]
         if newer:
             metrics.REPAIRED.inc(len(newer))
         self.pong_at = time.monotonic()
         pong: dict[str, Any] = {"t": "pong", "re": frame.id, "calls": newer}
-        there = {seen.id for seen in views}
-        gone = [str(id) for id in frame.calls if str(id) not in there]
+        gone = [str(id) for id in frame.calls if id not in views]
         if gone:
             pong["gone"] = gone
         if self.pong_at - self.ice_at > conf.get("TURN_TTL_S") / 2:
@@ -462,7 +461,7 @@ class SignalingConsumer(AsyncConsumer):
             asyncio.get_running_loop().call_soon(self._miss_hello)  # after the reply
 
     def _doubt(self) -> None:
-        """Nothing was said yet, so nobody has looked whether there is a sign-in behind the cookie."""
+        """The socket has said nothing yet, so nobody has checked its cookie. Checks now for a sign-in behind it."""
         if not self.closing:
             hub.spawn(self._look_at_sign_in())
 
@@ -510,8 +509,8 @@ class SignalingConsumer(AsyncConsumer):
                 self._be_patient(False)
 
     def _be_patient(self, patient: bool) -> None:
-        """Whether this device has nothing urgent to say: it is in no call, and only pings. Its first words after that
-        may wait for those of others."""
+        """Tells our own server whether this device is in no call and only pings. While that is so, what it sends may be
+        read together with what others send, a little later."""
         if self.patient != patient and self.can_be_patient:
             self.patient = patient
             self._post({"type": PATIENCE, "take": self._overhear if patient else None})
@@ -522,10 +521,7 @@ class SignalingConsumer(AsyncConsumer):
         known = self.calls.get(mail.call)
         if known is None:
             return True
-        mine, theirs = (
-            machine.leg_of(known, self.key),
-            next((leg for leg in known.legs if leg.user == mail.sender), None),
-        )
+        mine, theirs = machine.leg_of(known, self.key), machine.leg_named(known, mail.sender)
         return bool(mine and theirs and mine.epoch <= mail.epoch and theirs.epoch <= mail.sender_epoch)
 
     def _reply(self, re: str | None, call: machine.Call | None, refused: Refused | None) -> None:
@@ -630,7 +626,8 @@ def _other(frame: protocol.Invite | protocol.AboutCall, seat: Seat) -> Other | N
 
 
 def _refuse_old(call: machine.Call | None, seat: Seat) -> None:
-    """An answer that waited too long is not acted on. One that was acted on in time, and is said again, is none."""
+    """Refuses an answer that waited too long in the client. If this device has joined already, the answer is a repeat
+    of one that came in time, and passes."""
     leg = machine.leg_of(call, seat.key) if call else None
     if leg is None or leg.state != "joined" or leg.device != seat.device:
         raise Refused("expired")

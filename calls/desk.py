@@ -28,14 +28,14 @@ from psycopg_pool import PoolTimeout
 
 from calls import arrivals, conf, metrics, pool, switchboard
 from calls.arrivals import Arrived, Visit
-from calls.machine import LIVE, Add, Answer, Call, Due, End, Hangup, Refused, TakeOver, Transfer, leg_of
+from calls.machine import Call, Due, End, Hangup, Refused, leg_of
 from calls.switchboard import Beat, CatchUp, Order, Outcome, Perform, Place
 from devices import prepared, presence, sessions, times
 
 log = logging.getLogger(__name__)
 
 MAX_BATCH = 64  # orders in one transaction
-MAX_VISITS = 32  # arrivals in one transaction; what is made of them holds up all else for some milliseconds
+MAX_VISITS = 32  # arrivals in one transaction; building their answers blocks the event loop for some milliseconds
 BREATH_S = 0.005  # the longest pause between two batches of orders, in which they gather
 SHARE_S = 0.0005  # of it for each order but one of the last batch: what comes alone waits for nothing
 MAX_LEAVING = 256  # devices that leave in one transaction
@@ -123,7 +123,8 @@ class Desk:
         await outcome
 
     def look(self, page: CatchUp, beat: Beat | None, asker: Callable[[Any], None]) -> None:
-        """The same for a page's calls, without a future: `asker` gets them, or what was raised, in the event loop."""
+        """As `ask` does for a page's calls, but without a future: `asker` is called in the event loop with the calls,
+        or with what was raised."""
         self._begin()
         if self.closing:
             asker(_closing())
@@ -241,7 +242,7 @@ class Desk:
                     self._wait(msgspec.structs.replace(asked, tried=began))
                 else:
                     asked.tell(error)
-        elif isinstance(cause, PoolTimeout) or (connection.vendor == "postgresql" and not self.for_orders.is_open):
+        elif _is_away(error, self.for_orders):
             self.one_by_one = 0
             for asked in orders:
                 if isinstance(cause, prepared.NoAnswer):
@@ -305,9 +306,9 @@ class Desk:
             found, strangers = await self._caught_up([asked.what for asked in pings], beats)
         except Exception as error:
             self.look_failed = time.monotonic()
-            away = isinstance(error.__cause__ or error, PoolTimeout)
+            away = _is_away(error, self.for_pings)
             for asked in pings:
-                if away or (connection.vendor == "postgresql" and not self.for_pings.is_open):
+                if away:
                     asked.tell(error)
                 else:  # the one that is at fault hears of it when it is tried alone
                     self._spawn(self._look_alone(asked))
@@ -421,27 +422,24 @@ def _some(waiting: deque[Asked], most: int) -> list[Asked]:
     return [waiting.popleft() for _ in range(min(len(waiting), most))]
 
 
+def _is_away(error: Exception, link: prepared.Link) -> bool:
+    """Whether the database cannot be reached, so that it is no use to try one by one."""
+    if isinstance(error.__cause__ or error, PoolTimeout):
+        return True
+    return connection.vendor == "postgresql" and not link.is_open
+
+
 def _needed(order: Order) -> set[Any]:
-    """The calls, and the people whose lines, the order may have to wait for: calls by id, people by their names."""
-    needed: set[Any] = {order.call, order.other.call} if order.other else {order.call}
+    """The calls, and the people whose lines, the order may have to wait for: calls by id, people by key and by name."""
+    wanted = switchboard.wanted_by([order])
+    known = None if isinstance(order, Place) else order.known
+    needed: set[Any] = {*wanted.calls, *wanted.callees}
+    for key in wanted.callers:
+        leg = leg_of(known, key) if known else None
+        needed |= {("key", key), leg.user} if leg else {("key", key)}
     if isinstance(order, Place):
-        return needed | {*order.to, order.user.get_username(), ("key", order.seat.key)}
-    match order.command:
-        case Add(unknown=names):
-            return needed | {*names} | (_person(order.known, order.known.host) if order.known else set())
-        case Transfer(by, user=name):
-            return needed | {name} | _person(order.known, by.key)
-        case TakeOver(by):
-            return needed | _person(order.known, by.key)
-        case Answer(by) if order.known and (mine := leg_of(order.known, by.key)) and mine.state not in LIVE:
-            return needed | _person(order.known, by.key)
+        needed.add(order.user.get_username())
     return needed
-
-
-def _person(call: Call | None, key: str) -> set[Any]:
-    """Somebody in the call, by key and by name."""
-    leg = leg_of(call, key) if call else None
-    return {("key", key), leg.user} if leg else {("key", key)}
 
 
 def _needed_alone(order: Order) -> set[Any]:

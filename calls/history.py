@@ -8,7 +8,7 @@ import datetime as dt
 from collections.abc import Collection
 from typing import Any, Literal, NamedTuple
 
-from django.db.models import Exists, OuterRef, Q, QuerySet
+from django.db.models import Exists, OuterRef, Q
 
 from calls import search
 from calls.machine import LIVE
@@ -18,9 +18,11 @@ PAGE = 30
 LOOK = 2000  # calls that one page looks through
 MISSED_LOOK = 200  # calls back from the last one; the badge counts what was missed among them
 LONG_AGO = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
-# Of somebody who was in the call before and was rung again in it, nothing was missed. A leg that was removed while it
-# rang is one that was missed.
-MISSED = Q(dir="in", joined_at=None, state__in=("missed", "cancelled", "busy", "unreachable", "removed"))
+# Somebody who was in the call before and was rung again has missed nothing. A leg that was removed while it rang was
+# missed.
+MISSED_STATES = ("missed", "cancelled", "busy", "unreachable", "removed")
+MISSED = Q(dir="in", joined_at=None, state__in=MISSED_STATES)
+SHOWN = Q(hidden=False, call__state="ended")
 
 Outcome = Literal[
     "answered", "missed", "declined", "cancelled", "no_answer", "unreachable", "busy", "lost", "operator", "expired"
@@ -38,7 +40,7 @@ def page(key: Any, *, words: str = "", missed: bool = False, before: int | None 
     """One page of the user's ended calls with people whose names contain these words. Three statements.
 
     Pages go by the leg's id, which rises as calls are placed: an entry that is deleted meanwhile shifts nothing. Each
-    looks through at most LOOK calls, so that one in which little is found is short, or empty, and has a `next`.
+    looks through at most LOOK calls, so a page can be short or even empty and still have a `next`.
     """
     mine = Leg.objects.filter(user=key).order_by("-id")
     if before is not None:
@@ -46,7 +48,7 @@ def page(key: Any, *, words: str = "", missed: bool = False, before: int | None 
     last = mine.values_list("id", flat=True)[LOOK - 1 : LOOK].first()
     if last is not None:
         mine = mine.filter(id__gte=last)
-    legs = mine.filter(hidden=False, call__state="ended")
+    legs = mine.filter(SHOWN)
     if missed:
         legs = legs.filter(MISSED)
     for word in search.words(words):
@@ -65,7 +67,7 @@ def missed(key: Any) -> int:
     """How many calls the user missed since the history was last looked at, among the most recent ones."""
     seen = HistorySeen.objects.filter(user=key).values_list("until", flat=True).first()
     recent = Leg.objects.filter(user=key).order_by("-id").values("id")[:MISSED_LOOK]
-    legs = _own(key).filter(MISSED, id__in=recent)
+    legs = Leg.objects.filter(SHOWN, MISSED, user=key, id__in=recent)
     return (legs.filter(call__ended_at__gt=seen) if seen else legs).count()
 
 
@@ -82,8 +84,8 @@ def hide(key: Any, ids: Collection[int] | None, hidden: bool = True) -> int:
 
 
 def outcome(dir: str, state: str, reason: str | None, answered: bool, joined: bool = False) -> Outcome:
-    """How a call went, from where this leg's owner stands, who may have been in it (`joined`)."""
-    if dir == "in" and not joined and state in ("missed", "cancelled", "busy", "unreachable", "removed"):
+    """How a call went for the owner of this leg. `joined`: whether the owner was ever in the call."""
+    if dir == "in" and not joined and state in MISSED_STATES:
         return "missed"
     if state == "rejected" or reason == "rejected":
         return "declined"
@@ -92,10 +94,6 @@ def outcome(dir: str, state: str, reason: str | None, answered: bool, joined: bo
     if reason in ("cancelled", "no_answer", "unreachable", "busy", "lost", "operator", "expired"):
         return reason  # type: ignore[return-value]
     return "answered" if answered else "cancelled"
-
-
-def _own(key: Any) -> QuerySet[Leg]:
-    return Leg.objects.filter(user=key, hidden=False, call__state="ended")
 
 
 def _entry(leg: Leg, legs: list[Leg]) -> dict[str, Any]:
@@ -121,8 +119,8 @@ def _entry(leg: Leg, legs: list[Leg]) -> dict[str, Any]:
 
 
 def _transfer(leg: Leg, legs: list[Leg]) -> tuple[Leg | None, Leg | None]:
-    """To whom the call was transferred, and by whom, as far as this leg's owner is concerned: who was brought in reads
-    only by whom. Where it was transferred more than once, it is the last time that counts."""
+    """To whom the call was transferred, and by whom, as its owner is told. Who was brought in is told only by whom. Of
+    several transfers the last one counts."""
     of = {str(each.user_id): each for each in legs}
     if leg.transferred_by in of and leg.joined_at is not None:
         return None, of[leg.transferred_by]

@@ -259,7 +259,7 @@ def _line(row: bytes, groups: tuple[bytes, ...]) -> Line:
     return line
 
 
-_known_line = lru_cache(maxsize=10_000)(_line)  # likewise; who gets one changes nothing of it
+_known_line = lru_cache(maxsize=10_000)(_line)  # kept in memory like users; it is shared, so nobody may change it
 
 
 def line(key: Any) -> Line | None:
@@ -342,7 +342,7 @@ def due(watch: Watch, silence: Silence) -> Due:
 
 
 class Answer(World):
-    """As PostgreSQL gives it."""
+    """A World as PostgreSQL answers it: users, lines and groups are still rows."""
 
     users: list[msgspec.Raw] | None = None
     lines: list[msgspec.Raw] | None = None
@@ -350,7 +350,7 @@ class Answer(World):
 
 
 class Greeted(Answer):
-    """The same of a greeting."""
+    """A greeting as PostgreSQL answers it."""
 
     now: dt.datetime = dt.datetime.min
     passwords: dict[str, str] | None = None
@@ -480,12 +480,12 @@ async def write(ask: prepared.Ask, written: Written, due_at: Any, now: dt.dateti
         [{"call_id": call.id, "v": call.v, "at": now, "command": command} for call, command in entries]
     ]
     if fresh:
-        documents.append([_leg(call, leg) for call, leg in fresh])
+        documents.append([leg_row(call, leg) for call, leg in fresh])
     if grown:
-        documents.append([_leg(call, leg) for call, leg in changed])
-        documents.append([_call(call, due_at(call)) for call in grown])
+        documents.append([leg_row(call, leg) for call, leg in changed])
+        documents.append([call_row(call, due_at(call)) for call in grown])
     if born:
-        documents.append([_call(call, due_at(call)) for call in born])
+        documents.append([call_row(call, due_at(call)) for call in born])
     await ask([(_writing(bool(fresh), bool(grown), bool(born)), *map(msgspec.json.encode, documents))], commit=True)
 
 
@@ -526,7 +526,7 @@ def _writing(with_fresh: bool, with_grown: bool, with_born: bool) -> str:
     return f"WITH {named} SELECT NULL"
 
 
-def _call(call: Call, due_at: dt.datetime | None) -> dict[str, Any]:
+def call_row(call: Call, due_at: dt.datetime | None) -> dict[str, Any]:
     return {
         "id": call.id, "kind": call.kind, "host_id": call.host, "placed_at": call.placed_at, "v": call.v,
         "state": call.state, "reason": call.reason, "answered_at": call.answered_at, "ended_at": call.ended_at,
@@ -536,7 +536,7 @@ def _call(call: Call, due_at: dt.datetime | None) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _leg(call: Call, leg: Leg) -> dict[str, Any]:
+def leg_row(call: Call, leg: Leg) -> dict[str, Any]:
     return {
         "call_id": call.id, "user_id": leg.key, "username": leg.user, "name": leg.name, "dir": leg.dir,
         "state": leg.state, "reason": leg.reason, "multi": leg.multi, "ring_on_id": leg.ring_on,

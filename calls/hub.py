@@ -238,15 +238,15 @@ class Hub:
             channel_layers.set(DEFAULT_CHANNEL_LAYER, channel_layers.make_backend(DEFAULT_CHANNEL_LAYER))
 
     def _hear(self, message: dict[str, Any]) -> None:
-        """One that cannot be read, of another version say, costs no other."""
+        """Takes one message from the layer. One that cannot be read, of another version say, is logged, and those after
+        it are heard all the same."""
         try:
             post = msgspec.msgpack.decode(message["post"], type=Post)
             if post.origin != self.origin:
                 self._read(post)
                 return
             self.heard_at, self.beats = time.monotonic(), 0
-            if not self.tried.is_set():
-                self.tried.set()
+            self.tried.set()
             unheard.over()
         except Exception:
             log.exception("what another process said was not understood")

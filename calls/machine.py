@@ -379,8 +379,7 @@ def _decide(call: Call, command: Command, now: dt.datetime, deadlines: Deadlines
         case SignedOut(key, device, following):
             return _signed_out(call, leg_of(call, key), device, following, now)
         case EndByOperator(_, note):
-            if call.state == "ended":
-                raise Refused("call_ended", reason=call.reason)
+            _must_live(call)
             return replace(_end(call, now, "operator"), note=note)
         case RemoveByOperator(_, user):
             _must_live(call)
@@ -421,15 +420,14 @@ def _decide(call: Call, command: Command, now: dt.datetime, deadlines: Deadlines
         case Remove(by, user):
             mine = _my_leg(call, by)
             _must_be_joined(call, mine)
-            other = next((leg for leg in call.legs if leg.user == user), None)
+            other = leg_named(call, user)
             invited = other is not None and other.state in ("ringing", "removed") and other.by == by.key
             if other is mine or not (by.key == call.host or invited):
                 raise Refused("not_allowed")
             return _remove(call, user, now)
         case Move(by):
             leg = _my_leg(call, by)
-            if leg.state != "joined":
-                raise _ended_or_not_allowed(call)
+            _must_be_joined(call, leg)
             if leg.device == by.device and leg.page == by.page:
                 return call
             return _bind(call, leg, by, now, leg.data)
@@ -490,6 +488,11 @@ def leg_of(call: Call, key: str) -> Leg | None:
         if leg.key == key:
             return leg
     return None
+
+
+def leg_named(call: Call, user: str) -> Leg | None:
+    """The leg of the person with this user name, or None."""
+    return next((leg for leg in call.legs if leg.user == user), None)
 
 
 def other_leg(call: Call, key: str) -> Leg | None:
@@ -603,7 +606,7 @@ def _ring_again(leg: Leg | None, now: dt.datetime) -> Leg | None:
 
 
 def _remove(call: Call, user: str, now: dt.datetime) -> Call:
-    leg = next((each for each in call.legs if each.user == user), None)
+    leg = leg_named(call, user)
     if leg is None:
         raise Refused("not_found")
     if leg.state == "removed":
@@ -620,7 +623,7 @@ def _answer(call: Call, leg: Leg, by: Seat, now: dt.datetime, data: Any, active:
         return _bind(call, leg, by, now, data)
     if not may_rejoin(call, leg):
         _must_ring(call, leg, by)
-    if sum(each.state in LIVE for each in call.legs) >= call.max_legs:
+    if not has_room(call):
         raise Refused("full", limit=call.max_legs)
     _must_be_free(by)
     if active >= limit:
@@ -644,6 +647,11 @@ def _hold(call: Call, leg: Leg, by: Seat, on: bool, now: dt.datetime) -> Call:
     return _change(call, leg, now, held=on)
 
 
+def has_room(call: Call) -> bool:
+    """Whether one more person may be rung or come back."""
+    return sum(leg.state in LIVE for leg in call.legs) < call.max_legs
+
+
 def may_transfer(call: Call, leg: Leg) -> bool:
     """Whether the owner of this joined leg may give the call to somebody else now."""
     return call.state == "active" and (not call.group or leg.key == call.host) and not _being_transferred(call)
@@ -654,7 +662,7 @@ def _being_transferred(call: Call) -> bool:
 
 
 def _transfer(call: Call, mine: Leg, asked: Transfer, now: dt.datetime) -> Call:
-    before = next((leg for leg in call.legs if leg.user == asked.user), None)
+    before = leg_named(call, asked.user)
     if before is not None and before.state == "ringing" and before.for_ == mine.key:
         return call
     if not asked.allowed or not may_transfer(call, mine):
@@ -662,7 +670,7 @@ def _transfer(call: Call, mine: Leg, asked: Transfer, now: dt.datetime) -> Call:
     if before is not None and before.state in LIVE:
         raise Refused("not_allowed")
     again = _ring_again(before, now)
-    if sum(leg.state in LIVE for leg in call.legs) >= call.max_legs:
+    if not has_room(call):
         raise Refused("full", limit=call.max_legs)
     if asked.callee is None:
         raise Refused("not_found", users=[asked.user])
@@ -697,7 +705,7 @@ def _take_over(call: Call, mine: Leg, other: Leg, asked: TakeOver, now: dt.datet
     return _settle(call, _with(after, mine, stays), now, "")
 
 
-def _admission(callee: Callee) -> tuple[LegState, Literal["incoming_limit"] | None]:
+def _admission(callee: Callee) -> tuple[LegState, LegReason | None]:
     """How the callee's leg begins."""
     if callee.active >= callee.limit:
         return "busy", "incoming_limit"
@@ -744,10 +752,9 @@ def _spend(leg: Leg, after: Call, now: dt.datetime, deadlines: Deadlines) -> Cal
     wait = spent_until - now - deadlines.changes * _s(deadlines.change_s)
     if wait > _s(0):
         raise Refused("rate_limited", retry_ms=math.ceil(wait.total_seconds() * 1000))
-    return replace(
-        after,
-        legs=tuple(replace(each, spent_until=spent_until) if each.key == leg.key else each for each in after.legs),
-    )
+    mine = leg_of(after, leg.key)
+    assert mine is not None  # no leg ever leaves a call
+    return _with(after, mine, replace(mine, spent_until=spent_until))
 
 
 def _leave(call: Call, leg: Leg, now: dt.datetime, state: LegState, data: Any = None) -> Call:

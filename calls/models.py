@@ -147,7 +147,7 @@ class Entry(models.Model):
 
 
 class Refusal(models.Model):
-    """What somebody asked of a call in vain: told in the call's story, decided by nobody.
+    """A command that was refused. The call's story shows it; no decision depends on it.
 
     The call need not exist (an invite over the caller's limit makes none), and the user may be gone.
     """
@@ -389,24 +389,11 @@ async def store(ask: prepared.Ask, changes: Sequence[Change], merged: Sequence[S
 
 
 def _call_row(call: machine.Call) -> Call:
-    return Call(
-        id=call.id, v=call.v, kind=call.kind, state=call.state, reason=call.reason, host_id=call.host,
-        placed_at=call.placed_at, answered_at=call.answered_at, ended_at=call.ended_at, ended_by=call.ended_by,
-        note=call.note, due_at=machine.due_at(call, conf.deadlines()), group=call.group, max_legs=call.max_legs,
-        engine=call.engine, end_with_host=call.end_with_host, lonely_since=call.lonely_since, media=call.media,
-        media_epoch=call.media_epoch,
-    )  # fmt: skip
+    return Call(**hot.call_row(call, machine.due_at(call, conf.deadlines())))
 
 
 def _leg_row(call: machine.Call, leg: machine.Leg) -> Leg:
-    return Leg(
-        call_id=call.id, user_id=leg.key, username=leg.user, name=leg.name, dir=leg.dir, state=leg.state,
-        reason=leg.reason, multi=leg.multi, ring_on_id=leg.ring_on, ring_until=leg.ring_until, alerted=leg.alerted,
-        device_id=leg.device, device_name=leg.device_name, page=leg.page, epoch=leg.epoch, online=leg.online,
-        held=leg.held, mic=leg.mic, cam=leg.cam, data=leg.data, spent_until=leg.spent_until, invited_by=leg.by,
-        transferred_by=leg.for_, joined_at=leg.joined_at, rung_again=msgspec.to_builtins(leg.rung_again),
-        removed_v=leg.removed_v,
-    )  # fmt: skip
+    return Leg(**hot.leg_row(call, leg) | {"rung_again": msgspec.to_builtins(leg.rung_again)})
 
 
 def name_of(user: Any) -> str:

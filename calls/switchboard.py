@@ -17,7 +17,8 @@ import logging
 import time
 import uuid
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from operator import itemgetter
 from typing import Any, NamedTuple
@@ -174,7 +175,7 @@ async def settle_in(link: prepared.Link, orders: Sequence[Order], beats: Sequenc
     """`settle` in the event loop: it waits for no lock, and tries once. Raises Lost of devices/prepared.py when the
     connection was lost on the way."""
     began = time.perf_counter()
-    wanted = _wanted(orders, beats)
+    wanted = wanted_by(orders, beats)
     work = partial(_settle, orders=orders, beats=beats, wait=False, tried=None, began=began, wanted=wanted)
     settled = await link.transact(work, again=False)
     tell(*settled.tell)
@@ -190,7 +191,7 @@ def _committed(
     began: float,
     now: dt.datetime | None,
 ) -> Settled:
-    wanted, tries = _wanted(orders, beats), 0
+    wanted, tries = wanted_by(orders, beats), 0
     while True:
         tries += 1
         try:
@@ -308,7 +309,7 @@ def _rings(change: Change, facts: Facts) -> bool:
     return any(leg.state == "ringing" and leg.key in facts.asleep - rang for leg in change.after.legs)
 
 
-def _wanted(orders: Sequence[Order], beats: Sequence[Beat | None]) -> Wanted:
+def wanted_by(orders: Sequence[Order], beats: Sequence[Beat | None] = ()) -> Wanted:
     """What these orders need to be locked and read, all at once."""
     wanted = Wanted(set(), set(), set(), set(), set(), set(), dict(beat for beat in beats if beat), {})
     for order in orders:
@@ -627,44 +628,45 @@ def line_of(key: Key) -> Line:
     return line
 
 
-def change_line(key: Key, **changes: Any) -> Line:
-    """Changes a line: it holds for the next call, and the user's devices are told at once."""
+@contextmanager
+def _changing(key: Key) -> Iterator[Line]:
+    """The user's line, made when first needed, and locked. After the commit the user's devices are told."""
     line_of(key)
     with transaction.atomic(durable=True):
         line = Line.lock([key]).popitem()[1]
+        yield line
+    tell_line(line)
+
+
+def change_line(key: Key, **changes: Any) -> Line:
+    """Changes a line: it holds for the next call, and the user's devices are told at once."""
+    with _changing(key) as line:
         for field, value in changes.items():
             setattr(line, field, value)
         line.save(update_fields=list(changes))
-    tell_line(line)
     return line
 
 
 def switch_multi_device(key: Key, on: bool) -> Line:
     """The user's own switch. Refused as `multi_device_off` unless the operator has allowed it, or as `rate_limited`."""
-    line_of(key)
-    with transaction.atomic(durable=True):
-        line = Line.lock([key]).popitem()[1]
+    with _changing(key) as line:
         if not line.may_switch or line.multi_device_off(times.now()) is not None:
             raise Refused("multi_device_off")
         own_changes.spend(key)
         _save_own(line, multi_device=on)
-    tell_line(line)
     return line
 
 
 def switch_dnd(key: Key, on: bool) -> Line:
     """The user's own switch of do not disturb."""
-    line_of(key)
-    with transaction.atomic(durable=True):
-        line = Line.lock([key]).popitem()[1]
+    with _changing(key) as line:
         _save_own(line, dnd=on)
-    tell_line(line)
     return line
 
 
 def _save_own(line: Line, **changes: Any) -> None:
-    """Writes what a user changed on the own line. The audit log is about what operators do, and an update is not noted
-    there: else a user could push what they did out of sight."""
+    """Writes what users change on their own lines. It is done by an update, which the audit log does not note: that log
+    is about operators, and a user could fill it until what they did is out of sight."""
     for field, value in changes.items():
         setattr(line, field, value)
     Line.objects.filter(pk=line.pk).update(**changes)
@@ -682,14 +684,11 @@ def favour(key: Key, other: Key, on: bool) -> Line:
 
     Refused as `full` beyond MAX_FAVOURITES.
     """
-    line_of(key)
-    with transaction.atomic(durable=True):
-        line = Line.lock([key]).popitem()[1]
+    with _changing(key) as line:
         kept = [each for each in line.favourites if each != str(other)]
         if on and len(kept) >= MAX_FAVOURITES:
             raise Refused("full", limit=MAX_FAVOURITES)
         _save_own(line, favourites=[*kept, str(other)] if on else kept)
-    tell_line(line)
     return line
 
 
@@ -835,7 +834,7 @@ def due(watch: Watch) -> Found:
 def signal(call: machine.Call, seat: Seat, to: str, body: msgspec.Raw) -> None:
     """Relays a body to the page that the other leg is bound to. Touches no row and takes no lock."""
     mine = machine.leg_of(call, seat.key)
-    theirs = next((leg for leg in call.legs if leg.user == to), None)
+    theirs = machine.leg_named(call, to)
     if mine is None or theirs is None or theirs is mine:
         raise Refused("not_found")
     if call.state == "ended":

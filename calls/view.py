@@ -25,6 +25,7 @@ from calls.machine import (
     Mode,
     Reason,
     alone_until,
+    has_room,
     leg_of,
     may_rejoin,
     may_transfer,
@@ -160,7 +161,7 @@ def _can(call: Call, mine: Leg, seen_as: Shape) -> list[Allowed]:
     if mine.state == "ringing":
         return ["ringing", "answer", "reject", *_end(call, mine)]
     if mine.state != "joined":
-        return ["answer"] if may_rejoin(call, mine) and _has_room(call) else []
+        return ["answer"] if may_rejoin(call, mine) and has_room(call) else []
     if not seen_as.here:
         return ["move", *_end(call, mine), *_invite(call, mine)]
     if not seen_as.bound:
@@ -169,7 +170,7 @@ def _can(call: Call, mine: Leg, seen_as: Shape) -> list[Allowed]:
     if any(leg.state == "joined" for leg in call.legs if leg is not mine):
         can.append("signal")
     can += ["hold", *_invite(call, mine)]
-    if may_transfer(call, mine) and _has_room(call):
+    if may_transfer(call, mine) and has_room(call):
         can.append("transfer")
     return can
 
@@ -180,12 +181,8 @@ def _end(call: Call, mine: Leg) -> list[Allowed]:
 
 def _invite(call: Call, mine: Leg) -> list[Allowed]:
     """What a joined person may do to the legs of others."""
-    can: list[Allowed] = ["add"] if _has_room(call) else []
+    can: list[Allowed] = ["add"] if has_room(call) else []
     others = [leg for leg in call.legs if leg is not mine and leg.state in LIVE]
     if any(mine.key == call.host or (leg.state == "ringing" and leg.by == mine.key) for leg in others):
         can.append("remove")
     return can
-
-
-def _has_room(call: Call) -> bool:
-    return sum(leg.state in LIVE for leg in call.legs) < call.max_legs

@@ -85,9 +85,10 @@ def allow_long_statements(alias: str) -> None:
     """Lifts the bounds on a statement, PostgreSQL's and ours, from the thread's connection. They are for servers;
     commands that work through whole tables take the time that they need. Not behind a pooler, where the session goes on
     to a server."""
-    if is_pooled(connections[alias]):
+    connection = connections[alias]
+    if connection.vendor != "postgresql" or is_pooled(connection):
         return
-    with connections[alias].cursor() as cursor:
+    with connection.cursor() as cursor:
         cursor.execute("SET statement_timeout = 0")
-    link: Any = connections[alias].connection
+    link: Any = connection.connection
     link.answer_s = math.inf

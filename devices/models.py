@@ -34,8 +34,9 @@ class Rules(models.Model):
     )  # fmt: skip
     may_transfer = models.BooleanField(
         "may transfer", null=True, blank=True,
-        help_text="Whether the user may give a call to somebody else, or bring two calls together. Unknown: inherited,"
-        " and the platform allows it.",
+        choices=[(None, "Inherited"), (True, "Yes"), (False, "No")],
+        help_text="Whether the user may give a call to somebody else, or bring two calls together."
+        " The platform allows it.",
     )  # fmt: skip
     edition = models.CharField(
         "multi-device edition",

@@ -21,11 +21,11 @@ def clean(name: str) -> str:
     for char in spaced:
         category = unicodedata.category(char)
         if char in JOINERS:
-            if not kept or kept[-1] in JOINERS or kept[-1] == " ":
+            if not kept or kept[-1] in f" {JOINERS}":
                 continue
         elif category in HIDDEN:
             continue
-        if char not in JOINERS:
+        else:
             marks = marks + 1 if category[0] == "M" else 0
         if marks > MOST_MARKS or (marks and not kept):
             continue

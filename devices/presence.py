@@ -144,8 +144,8 @@ async def look(ask: prepared.Ask, hellos: Collection[Hello]) -> Seen:
     devices = prepared.instances(Device, msgspec.json.decode(rows or b"[]"))
     return Seen(
         claims,
-        {key for key, _ in msgspec.json.decode(locked or b"[]", type=list[tuple[str, str]])},
-        set(msgspec.json.decode(there or b"[]", type=list[uuid.UUID])),
+        msgspec.json.decode(locked or b"[]", type=set[str]),
+        msgspec.json.decode(there or b"[]", type=set[uuid.UUID]),
         {device.pk: device for device in devices},
     )
 
@@ -159,10 +159,11 @@ async def note(ask: prepared.Ask, devices: Collection[Device]) -> None:
 
 @cache
 def _sessions(lock: bool) -> str:
-    """Sessions that have not run out, as pairs of stored key and data. Whoever deletes one that is locked waits."""
+    """Sessions that have not run out: with `lock` their stored keys, and whoever deletes one of these waits; else pairs
+    of stored key and data."""
     table = sessions.SessionStore.get_model_class()._meta.db_table
     return f"""
-        SELECT json_agg(json_build_array(session_key, {"''" if lock else "session_data"})) FROM (
+        SELECT json_agg({"session_key" if lock else "json_build_array(session_key, session_data)"}) FROM (
             SELECT * FROM {table} WHERE session_key = ANY($1::text[]) AND expire_date > now()
             {"FOR KEY SHARE SKIP LOCKED" if lock else ""}
         ) session
@@ -211,8 +212,8 @@ def sign_out(devices: Collection[uuid.UUID], now: dt.datetime) -> None:
 
 
 async def leave_together(ask: prepared.Ask, sockets: Mapping[str, str]) -> set[str]:
-    """The same for many devices, each with its socket, in PostgreSQL; commits. It waits for nobody: returns the devices
-    whose rows others hold."""
+    """As `leave`, for many devices, each with its socket, in PostgreSQL; commits. It waits for nobody: returns the
+    devices whose rows others hold."""
     ids, given = prepared.array(sockets), prepared.array(sockets.values())
     _, held = await ask([(LEAVE, ids, given), (HELD, ids, given)], commit=True)
     return msgspec.json.decode(held, type=set[str]) if held else set()

@@ -103,7 +103,7 @@ def _by_password(model: Any) -> bool:
 
 
 def _proofs_of(user: Any) -> frozenset[str]:
-    """Not remembered: that would keep the hashes of passwords in memory, to save 11 microseconds."""
+    """Made anew each time: a cache would keep the hashes of passwords in memory, and save 11 microseconds."""
     return frozenset((user.get_session_auth_hash(), *user.get_session_auth_fallback_hash()))
 
 
@@ -117,11 +117,11 @@ def ended(sign_ins: Iterable[SignIn]) -> set[SignIn]:
     asked = set(sign_ins)
     proven, claimed = proofs({user for user, _ in asked}), claims({stored for _, stored in asked})
 
-    def stands(user: str, stored: str) -> bool:
-        claim = claimed.get(stored)
-        return claim is not None and claim.user == user and claim.proof in proven.get(user, ())
+    def holds(user: str, stored: str) -> bool:
+        found = claimed.get(stored)
+        return found is not None and found.user == user and found.proof in proven.get(user, ())
 
-    return {each for each in asked if not stands(*each)}
+    return {each for each in asked if not holds(*each)}
 
 
 def end(stored: str) -> None:

@@ -33,7 +33,7 @@ MAY_IMPORT = {
     "calls.facts": {"calls.machine", "calls.conf", "calls.models", "calls.hot"}
     | {"devices.models", "devices.policy", "devices.prepared", "devices.presence"},
     "calls.after": {"calls.machine", "calls.metrics", "calls.models", "calls.after.push", "calls.after.refusals"},
-    "calls.after.push": {"calls.machine", "calls.conf", "calls.models"}
+    "calls.after.push": {"calls.machine", "calls.conf", "calls.logs", "calls.models"}
     | {"devices.models", "devices.sessions", "devices.times"},
     "calls.after.refusals": {"calls.models", "devices.times"},
     "calls.search": set(),

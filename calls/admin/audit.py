@@ -17,7 +17,7 @@ from import_export.fields import Field
 
 from calls.admin.base import MAX_PEOPLE, Exported, PanelAdmin, people_named
 
-UNTOLD = ("password", "favourites")  # that they changed is told, and not from what to what
+UNTOLD = ("password", "favourites")  # shown as changed, without the old and the new value
 MAX_VALUE = 200  # characters of a value that are shown
 MAX_OBJECTS = 20  # of many that were added or removed, that are named
 

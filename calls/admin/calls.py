@@ -248,13 +248,17 @@ class CallAdmin(Exported, ReadOnlyAdmin):
         }
         return TemplateResponse(request, "admin/calls/call/story.html", context)
 
-    def end_view(self, request: HttpRequest, call_id: uuid.UUID) -> HttpResponse:
-        """Ends one call, with a reason that those in it read."""
-        call = self.get_object(request, str(call_id))
+    def _call_to_change(self, request: HttpRequest, call_id: uuid.UUID) -> Call:
+        call: Call | None = self.get_object(request, str(call_id))
         if call is None:
             raise Http404
         if request.method != "POST" or not self.has_change_permission(request, call):
             raise PermissionDenied
+        return call
+
+    def end_view(self, request: HttpRequest, call_id: uuid.UUID) -> HttpResponse:
+        """Ends one call, with a reason that those in it read."""
+        call = self._call_to_change(request, call_id)
         form = NoteForm(request.POST)
         if not form.is_valid():
             messages.error(request, "The reason is too long: 200 characters at most.")
@@ -266,11 +270,7 @@ class CallAdmin(Exported, ReadOnlyAdmin):
 
     def remove_view(self, request: HttpRequest, call_id: uuid.UUID) -> HttpResponse:
         """Takes one person out of a call of several."""
-        call = self.get_object(request, str(call_id))
-        if call is None:
-            raise Http404
-        if request.method != "POST" or not self.has_change_permission(request, call):
-            raise PermissionDenied
+        call = self._call_to_change(request, call_id)
         leg = next((each for each in call.legs.all() if str(each.pk) == request.POST.get("leg")), None)
         if leg is None:
             raise Http404

@@ -50,6 +50,7 @@ LIMITS = ("max_incoming", "max_outgoing")
 SWITCHES = ("multi_device", "may_switch")
 YES, NO = ("1", "true", "on", "yes"), ("0", "false", "off", "no")
 BATCH = 1000  # rows written by one statement
+WRITTEN = (RowResult.IMPORT_TYPE_NEW, RowResult.IMPORT_TYPE_UPDATE)
 MAX_FILE = 1_800_000  # bytes: until it is confirmed it is a field of a form, and Django takes 2.5 MB of these
 MAX_ROWS, MAX_COLUMNS = 10_000, 50  # of lines: a preview of so many takes some 2 s of the server's CPU
 MAX_CELL = 1000  # characters
@@ -208,10 +209,8 @@ def bound(file: IO[bytes]) -> None:
                 raise Unreadable("The workbook is packed as no spreadsheet does it: save it again.")
             parser = expat.ParserCreate()
             parser.StartElementHandler, parser.StartDoctypeDeclHandler = count, refuse
-            with (
-                parts.open(part) as stream,
-                contextlib.suppress(expat.ExpatError),
-            ):  # a picture, or of no use to openpyxl
+            # A part that is no XML is a picture, or of no use to openpyxl.
+            with parts.open(part) as stream, contextlib.suppress(expat.ExpatError):
                 parser.ParseFile(stream)
 
 
@@ -373,8 +372,7 @@ class LineResource(resources.ModelResource):
         result = self.import_data_inner(dataset, dry_run, raise_errors, True, False, **kwargs)
         for row in result.invalid_rows:
             row.number = dataset.numbers[row.number - 1]
-        written = (RowResult.IMPORT_TYPE_NEW, RowResult.IMPORT_TYPE_UPDATE)
-        changing = [row for row in result.rows if row.import_type in written]
+        changing = [row for row in result.rows if row.import_type in WRITTEN]
         result.shown = [row for row in changing if row.diff]
         result.unshown = len(changing) - len(result.shown)
         result.unlooked = self.found_wrong >= MAX_WRONG

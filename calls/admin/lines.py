@@ -19,7 +19,6 @@ from django.utils import timezone
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 from import_export.admin import ImportExportMixin
-from import_export.results import RowResult
 
 from calls import audit, conf, switchboard
 from calls.admin.base import (
@@ -37,6 +36,7 @@ from calls.admin.base import (
 from calls.admin.line_files import (
     LIMITS,
     NO_FILE,
+    WRITTEN,
     Busy,
     InThePage,
     LineConfirmForm,
@@ -438,7 +438,7 @@ class LineAdmin(ImportExportMixin, Exported, LimitsAdmin):
         if result.has_errors() or result.has_validation_errors():  # what it refers to has changed since the preview
             messages.error(request, UNFIT)
             return redirect("admin:devices_line_import")
-        changed = [row.object_id for row in result.rows if row.import_type in _WRITTEN]
+        changed = [row.object_id for row in result.rows if row.import_type in WRITTEN]
         switchboard.tell_lines(Q(pk__in=changed))
         return super().process_result(result, request)
 
@@ -506,9 +506,6 @@ def _limit(limited: Line | LineGroup, field: str) -> str:
 
 def _number(number: int, noun: str, many: str = "") -> str:
     return f"{number:,} {noun if number == 1 else many or noun + 's'}"
-
-
-_WRITTEN = (RowResult.IMPORT_TYPE_NEW, RowResult.IMPORT_TYPE_UPDATE)
 
 
 def sign_out(request: HttpRequest, devices: QuerySet[Device]) -> int:

@@ -28,10 +28,10 @@ REASONS = {
 }  # fmt: skip
 ASKED = {
     "Invite": "asked to call", "Ringing": "said that it rings", "Answer": "tried to answer",
-    "Reject": "tried to decline",    "Hangup": "tried to hang up", "End": "tried to end the call",
-    "Move": "tried to continue the call",
-    "Media": "tried to mute or unmute", "Join": "tried to answer", "Add": "tried to add people",
-    "Remove": "tried to remove somebody", "Hold": "tried to hold the call or take it back",
+    "Reject": "tried to decline", "Hangup": "tried to hang up", "End": "tried to end the call",
+    "Move": "tried to continue the call", "Media": "tried to mute or unmute",
+    "Join": "tried to answer", "Add": "tried to add people", "Remove": "tried to remove somebody",
+    "Hold": "tried to hold the call or take it back",
     "Transfer": "tried to transfer the call", "TakeOver": "tried to bring in another call",
 }  # fmt: skip
 TOLD = {
@@ -53,7 +53,8 @@ class Line(NamedTuple):
 
 
 class Story(NamedTuple):
-    """Some of what happened. `untold` changes lie between `begin` and `rest`; `cut` when there are more refusals."""
+    """Some of what happened. `untold` is the number of changes between `begin` and `rest`; `cut` says whether there are
+    more refusals than are told."""
 
     begin: list[Line]
     rest: list[Line]
@@ -82,7 +83,8 @@ def pages(call: Call) -> int:
 
 
 def _part(call: Call, after: int, until: int) -> tuple[list[Line], bool]:
-    """The changes from one version to another with the refusals between them, and whether these are more than that."""
+    """The changes behind version `after`, up to `until`, with at most MAX_REFUSALS refusals that came between them; and
+    whether there were more refusals."""
     entries = list(call.entries.filter(v__gt=after, v__lte=until))
     refusals = Refusal.objects.filter(call=call.pk)
     if after and entries:

@@ -24,6 +24,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from django.db import close_old_connections
 
 from calls import conf, machine
+from calls.logs import first_line
 from calls.models import Leg
 from devices import sessions, times
 from devices.models import Device
@@ -90,7 +91,7 @@ class Sender:
                         self._wake(pool, call)
                     self._look(pool)
                 except Exception as error:  # the database is away: devices that were woken find out for themselves
-                    log.warning("a push was not made: %s", str(error).strip().partition("\n")[0])
+                    log.warning("a push was not made: %s", first_line(error))
                     time.sleep(LOOK_S)
                 finally:
                     close_old_connections()
@@ -139,7 +140,7 @@ class Sender:
 
 def send(pushed: Pushed, said: dict[str, Any], ttl: int) -> None:
     """One push. A later one of the same call takes the place of an earlier that was not delivered yet."""
-    from pywebpush import WebPushException, webpush  # with aiohttp in its train: for sites that push
+    from pywebpush import WebPushException, webpush  # imports aiohttp too: only sites that push pay for that
 
     session = requests.Session()
     session.max_redirects = 0  # a push service answers by itself

@@ -2,8 +2,8 @@
 
 A refusal costs its batch one note in memory, and an accepted command nothing. Once a second the notes of a process are
 written in one statement; the same thing asked again meanwhile is counted. Nothing is decided by them, so a process that
-dies may lose the last second's. All ends are bounded, as far as a call's and a user's rows go: ids of calls are the
-clients' to choose, and nobody can fill the database by asking in vain.
+dies may lose the last second's. How many rows are kept for one call and for one user is bounded: clients choose the ids
+of calls, and refused commands must not fill the database.
 """
 
 import datetime as dt

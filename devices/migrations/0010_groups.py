@@ -26,7 +26,8 @@ class Migration(migrations.Migration):
             name="may_transfer",
             field=models.BooleanField(
                 blank=True,
-                help_text="Whether the user may give a call to somebody else, or bring two calls together. Unknown: inherited, and the platform allows it.",
+                choices=[(None, "Inherited"), (True, "Yes"), (False, "No")],
+                help_text="Whether the user may give a call to somebody else, or bring two calls together. The platform allows it.",
                 null=True,
                 verbose_name="may transfer",
             ),
@@ -47,7 +48,8 @@ class Migration(migrations.Migration):
             name="may_transfer",
             field=models.BooleanField(
                 blank=True,
-                help_text="Whether the user may give a call to somebody else, or bring two calls together. Unknown: inherited, and the platform allows it.",
+                choices=[(None, "Inherited"), (True, "Yes"), (False, "No")],
+                help_text="Whether the user may give a call to somebody else, or bring two calls together. The platform allows it.",
                 null=True,
                 verbose_name="may transfer",
             ),

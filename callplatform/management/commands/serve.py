@@ -14,6 +14,8 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import OperationalError, connection
 from django.db.migrations.executor import MigrationExecutor
 
+from calls.logs import first_line
+
 BOUNDS = ("lock_timeout", "statement_timeout", "idle_in_transaction_session_timeout")
 
 
@@ -72,15 +74,15 @@ class Command(BaseCommand):
     def _why_not(self, error: OperationalError) -> str:
         """The pool only says that it got no connection: one of its own says why."""
         if connection.vendor != "postgresql":
-            return str(error)
+            return first_line(error)
         try:
             psycopg.connect(**connection.get_connection_params()).close()
-        except psycopg.OperationalError as error:
-            why = str(error).partition("\n")[0]
+        except psycopg.OperationalError as refused:
+            why = first_line(refused)
             if "unsupported startup parameter" in why:
                 why += " A pooler before it refuses start-up options: set DATABASE_POOLER=on."
             return why
-        return "there is no connection to be had."
+        return "no connection became free in time."
 
     def _missing_bounds(self) -> str:
         """SQL that gives the role what start-up options give to a session, where a pooler refuses those."""

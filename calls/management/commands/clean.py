@@ -8,7 +8,7 @@ from axes.models import AccessAttempt
 from django.contrib.admin.models import LogEntry as PanelEntry
 from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError, CommandParser
-from django.db import DEFAULT_DB_ALIAS, connection
+from django.db import DEFAULT_DB_ALIAS
 from django.utils import timezone
 
 from calls import conf
@@ -33,8 +33,7 @@ class Command(BaseCommand):
         days = options["days"] if options["days"] is not None else conf.get("KEEP_DAYS")
         if not 0 <= days <= MAX_DAYS:
             raise CommandError(f"--days must be 0 or more, and {MAX_DAYS} at most.")
-        if connection.vendor == "postgresql":
-            allow_long_statements(DEFAULT_DB_ALIAS)
+        allow_long_statements(DEFAULT_DB_ALIAS)
         if options["days"] is None and not days:
             self.stdout.write("KEEP_DAYS is 0: everything is kept. Ended sessions are deleted.")
         else:

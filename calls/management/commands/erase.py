@@ -103,9 +103,7 @@ def _without(command: dict[str, Any], key: str, name: str, shell: str) -> dict[s
             command |= {"user": shell, "name": "Erased"}
         if command.get("data") is not None:
             command |= {"data": None}
-    if (
-        command["type"] != "Invite" and command.get("user") == name
-    ):  # who is removed, or to whom the call is transferred
+    if command["type"] != "Invite" and command.get("user") == name:  # who was removed, or got the call by a transfer
         command = command | {"user": shell}
     if "callees" in command:
         command = command | {"callees": [_nobody(each, key, shell) for each in command["callees"]]}

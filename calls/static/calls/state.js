@@ -117,8 +117,8 @@ export function current(calls, leaving, now) {
 // somebody to whom it is being transferred, of those who have left it.
 export function shownLeg(view, user) {
   const legs = otherLegs(view, user);
-  const live = ["joined", "ringing"].map((state) => legs.find((leg) => leg.state === state));
-  return live.find((leg) => leg) ?? legs[0];
+  const first = (state) => legs.find((leg) => leg.state === state);
+  return first("joined") ?? first("ringing") ?? legs[0];
 }
 
 // Who a call is with: {id, name}.
