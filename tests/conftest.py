@@ -5,6 +5,7 @@ Django reads its settings: therefore pyproject.toml names no settings module, an
 """
 
 import inspect
+import logging
 import os
 import re
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -180,3 +181,23 @@ def django_db_setup(django_db_setup: None, django_db_blocker: Any) -> Iterator[N
         connection.close()
     if connection.vendor == "postgresql":
         connection.close_pool()
+
+
+@pytest.fixture
+def set_calls(settings: Any) -> Callable[..., None]:
+    """Sets deadlines and limits of the platform, for this test."""
+
+    def change(**values: Any) -> None:
+        settings.CALLS = {**settings.CALLS, **values}
+
+    return change
+
+
+@pytest.fixture
+def invariants(people: dict[str, Any], settings: Any, caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """Looked at after the test, under the deadlines that it set."""
+    from tests.race_kit import check_invariants
+
+    yield
+    check_invariants()
+    assert not [record for record in caplog.get_records("call") if record.levelno >= logging.ERROR]

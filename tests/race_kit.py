@@ -17,6 +17,7 @@ from copy import copy
 from typing import Any, NamedTuple
 
 import msgspec
+import pytest
 from django.conf import settings
 from django.contrib.auth import BACKEND_SESSION_KEY, HASH_SESSION_KEY, SESSION_KEY
 from django.db import connection
@@ -32,6 +33,15 @@ from devices.models import Device
 from devices.presence import Hello
 from tests.truth import Replay
 
+# The marks of a file of races; the fixture is in conftest.py.
+RACE = [
+    pytest.mark.django_db(transaction=True),
+    pytest.mark.usefixtures("invariants"),
+    pytest.mark.skipif(
+        not settings.DATABASES["default"]["ENGINE"].endswith("postgresql"),
+        reason="races are forced with PostgreSQL's row locks, which SQLite does not have",
+    ),
+]
 PATIENCE_S = 10.0  # for a contestant to wait for a lock: far more than it takes on a busy machine
 STAYS_S = 35.0  # how long a device stays online without being heard from
 

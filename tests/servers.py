@@ -6,12 +6,16 @@ The fixture `servers` starts them once; `launch` and `launch_once` start one mor
 opens pages on any of them. tests/conftest.py offers them to every test.
 """
 
+import asyncio
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 import time
+import urllib.error
+import urllib.request
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -24,6 +28,7 @@ from scripts.services import free_port
 
 ROOT = Path(__file__).resolve().parent.parent
 START_S = 60
+ANSWER_S = 20  # for a page
 SERVER = os.environ.get("SERVER") or "daphne"
 COMMAND = {
     "daphne": ("manage.py", "serve"),
@@ -170,3 +175,30 @@ async def live(servers: list[Server], cookie: Callable[..., str]) -> AsyncIterat
     yield open_page
     for page in opened:
         await page.close()
+
+
+async def get(server: Server, path: str, **headers: str) -> tuple[int, str]:
+    """The status and the text of a page."""
+
+    def ask() -> tuple[int, str]:
+        request = urllib.request.Request(f"{server.url.replace('ws', 'http', 1)}{path}", headers=headers)
+        try:
+            with urllib.request.urlopen(request, timeout=ANSWER_S) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            return error.code, error.read().decode()
+
+    return await asyncio.to_thread(ask)
+
+
+async def until_ready(server: Server, status: int, within_s: float) -> str:
+    """What /readyz says when it has this status: 200, or 503 for a server that is not ready."""
+    async with asyncio.timeout(within_s):
+        while (answer := await get(server, "/readyz"))[0] != status:  # noqa: ASYNC110 - only asking tells
+            await asyncio.sleep(0.1)
+    return answer[1]
+
+
+def figures(text: str) -> dict[str, float]:
+    """The values of /metrics by their names."""
+    return {name: float(value) for name, value in re.findall(r"^(callplatform_\S+) (\S+)$", text, re.MULTILINE)}

@@ -4,8 +4,6 @@ import asyncio
 import itertools
 import os
 import time
-import urllib.error
-import urllib.request
 from contextlib import suppress
 from urllib.parse import urlsplit
 
@@ -14,6 +12,7 @@ import pytest
 from calls import hub as hubs
 from tests.pages import WAIT_S
 from tests.proxy import Proxy
+from tests.servers import until_ready
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -35,26 +34,6 @@ async def behind_proxy(proxy, launch):
     account = redis.netloc.rpartition("@")[0]
     address = redis._replace(netloc=f"{account}@127.0.0.1:{proxy.port}").geturl()
     return await asyncio.to_thread(launch, REDIS_URL=address)
-
-
-async def readiness(server):
-    """The status and the text of /readyz."""
-
-    def ask():
-        try:
-            with urllib.request.urlopen(f"{server.url.replace('ws', 'http', 1)}/readyz") as answer:
-                return answer.status, answer.read().decode()
-        except urllib.error.HTTPError as error:
-            return error.code, error.read().decode()
-
-    return await asyncio.to_thread(ask)
-
-
-async def until_ready_is(server, status, within_s):
-    async with asyncio.timeout(within_s):
-        while (answer := await readiness(server))[0] != status:  # noqa: ASYNC110 - only asking tells
-            await asyncio.sleep(0.2)
-    return answer[1]
 
 
 async def until_heard(call, sender, receiver):
@@ -87,7 +66,7 @@ async def test_a_process_with_half_open_connections_to_redis_hears_and_is_heard_
     took = await asyncio.gather(until_heard(call, bob, alice), until_heard(call, alice, bob))
     print(f"\nhears again after {took[0]:.1f} s, is heard again after {took[1]:.1f} s")
     assert max(took) < WITHIN_S
-    await until_ready_is(behind_proxy, 200, WAIT_S)
+    await until_ready(behind_proxy, 200, WAIT_S)
     log = behind_proxy.logged()
     assert "none of our own messages came back" in log and "Traceback" not in log
 
@@ -95,7 +74,7 @@ async def test_a_process_with_half_open_connections_to_redis_hears_and_is_heard_
 async def test_a_process_that_stays_deaf_is_not_ready_until_it_hears_again(behind_proxy, proxy, live, servers):
     alice, bob, call = await talk(live, behind_proxy, servers[0])
     proxy.freeze(new_ones_too=True)
-    assert "does not hear its own messages" in await until_ready_is(behind_proxy, 503, WITHIN_S + WAIT_S)
+    assert "does not hear its own messages" in await until_ready(behind_proxy, 503, WITHIN_S + WAIT_S)
     assert (await bob.ask("media", call=call, mic=False, cam=True))["ok"]
     await alice.ping()
     assert [leg["mic"] for leg in alice.calls[call]["legs"]] == [True, False], "a ping brings what was not heard"
@@ -103,7 +82,7 @@ async def test_a_process_that_stays_deaf_is_not_ready_until_it_hears_again(behin
     took = await asyncio.gather(until_heard(call, bob, alice), until_heard(call, alice, bob))
     print(f"\nhears again after {took[0]:.1f} s, is heard again after {took[1]:.1f} s")
     assert max(took) < WITHIN_S
-    await until_ready_is(behind_proxy, 200, WAIT_S)
+    await until_ready(behind_proxy, 200, WAIT_S)
     assert "Traceback" not in behind_proxy.logged()
 
 

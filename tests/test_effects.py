@@ -2,19 +2,17 @@
 
 import asyncio
 import datetime as dt
-import time
 import uuid
 
 import pytest
 from asgiref.sync import sync_to_async
 from django.conf import settings as site
-from django.db import connection
 from django.utils import timezone
 
 from calls import after, machine, models, switchboard
 from calls.clock import Clock
 from calls.hub import hub
-from tests import race_kit
+from tests.gates import gate
 
 pytestmark = pytest.mark.django_db(transaction=True)
 on_postgresql = pytest.mark.skipif(
@@ -88,22 +86,10 @@ async def test_a_command_that_waited_for_a_lock_is_told_at_once(page, broken):
     alice, phone = await page("alice"), await page("bob", "Phone")
     call = (await alice.invite("bob"))["call"]["id"]
     await phone.sees(call, state="ringing")
-    locked, loop = asyncio.Event(), asyncio.get_running_loop()
-
-    def hold():
-        """Until somebody waits for it."""
-        with race_kit.held(race_kit.row(models.Call, uuid.UUID(call))) as gate, connection.cursor() as cursor:
-            loop.call_soon_threadsafe(locked.set)
-            deadline, waits = time.monotonic() + race_kit.PATIENCE_S, None
-            while time.monotonic() < deadline and not waits:
-                cursor.execute("SELECT pid FROM pg_stat_activity WHERE %s = ANY(pg_blocking_pids(pid))", [gate])
-                waits = cursor.fetchone()
-        connection.close()
-
-    holding = asyncio.create_task(asyncio.to_thread(hold))
-    await locked.wait()
-    answer = await phone.say("answer", call=call)
-    await holding
+    async with gate() as (link, waiters):
+        await link.execute("SELECT 1 FROM calls_call WHERE id = %s FOR NO KEY UPDATE", [call])
+        answer = await phone.say("answer", call=call)
+        await waiters(1)
     await sees(alice, call, state="active")
     assert (await phone.reply_to(answer))["ok"]
     assert await entries(call) == ["Invite", "Answer"]

@@ -323,6 +323,7 @@ async def echoes_beside(waiter, page, seconds):
     return typical, worst
 
 
+@pytest.mark.alone
 async def test_while_one_command_waits_two_seconds_for_a_lock_everybody_else_is_served(live, servers):
     alice, bob, carol = await live("alice"), await live("bob"), await live("carol")
     call = (await alice.invite("bob"))["call"]["id"]
@@ -335,6 +336,7 @@ async def test_while_one_command_waits_two_seconds_for_a_lock_everybody_else_is_
     assert typical < 0.05 and worst < 1
 
 
+@pytest.mark.alone
 async def test_nobody_else_waits_for_the_line_of_somebody(live, servers, people):
     bob, carol = await live("bob"), await live("carol")
     sql = "SELECT 1 FROM devices_line WHERE user_id = %s FOR UPDATE"
@@ -353,6 +355,7 @@ async def test_nobody_waits_for_the_row_of_a_device_not_even_the_device(live, se
         assert (await bob.invite("alice"))["ok"]
 
 
+@pytest.mark.alone
 async def test_even_more_commands_that_wait_than_there_are_threads_leave_the_others_served(live, servers):
     alice, carol = await live("alice"), await live("carol")
     devices = [await live("bob", f"Device {number}") for number in range(12)]

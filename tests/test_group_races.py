@@ -4,29 +4,27 @@ The headings are the rows of the second table of docs/races.md; tests/race_kit.p
 name the one lock without which a test fails; benchmarks/deleted_lock.py deletes each of them and looks.
 """
 
-import logging
 import os
 import random
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from django.conf import settings as site
 from django.contrib.auth import get_user_model
 from django.db import connection
 
 from calls import machine, models, switchboard
 from calls.switchboard import Outcome
 from tests.race_kit import (
+    RACE,
     ROUNDS,
     Handset,
     Work,
     at_once,
-    check_invariants,
     entry_of,
     in_order,
     leg_of,
@@ -40,34 +38,10 @@ from tests.race_kit import (
     watching,
 )
 
-pytestmark = [
-    pytest.mark.django_db(transaction=True),
-    pytest.mark.skipif(
-        not site.DATABASES["default"]["ENGINE"].endswith("postgresql"),
-        reason="races are forced with PostgreSQL's row locks, which SQLite does not have",
-    ),
-]
+pytestmark = RACE
 call_lock, line_lock = pytest.mark.call_lock, pytest.mark.line_lock
 
 either_order = pytest.mark.parametrize("swapped", [False, True], ids=["as named", "the other way round"])
-
-
-@pytest.fixture(autouse=True)
-def invariants(people: dict[str, Any], settings: Any, caplog: pytest.LogCaptureFixture) -> Iterator[None]:
-    """Looked at after each test, under the deadlines that the test set."""
-    yield
-    check_invariants()
-    assert not [record for record in caplog.get_records("call") if record.levelno >= logging.ERROR]
-
-
-@pytest.fixture
-def set_calls(settings: Any) -> Callable[..., None]:
-    """Sets deadlines and limits of the platform, for this test."""
-
-    def change(**values: Any) -> None:
-        settings.CALLS = {**settings.CALLS, **values}
-
-    return change
 
 
 @pytest.fixture(autouse=True)

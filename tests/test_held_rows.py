@@ -1,13 +1,11 @@
 """Somebody else holds a row that orders need: those that need it wait, for a bounded time, and nobody else does."""
 
 import asyncio
-import threading
 import time
 import uuid
 from contextlib import asynccontextmanager
 from io import StringIO
 
-import psycopg
 import pytest
 from django.core.management import call_command
 from django.db import connection
@@ -15,9 +13,10 @@ from django.utils import timezone
 
 from calls import models
 from calls.models import Call
+from tests import race_kit
 from tests.test_faults import held
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.alone]
 
 SOON_S = 1.0  # for whoever needs no row that is held; a tenth of it when the machine is quiet
 
@@ -116,11 +115,6 @@ async def test_everybody_who_waits_for_a_row_is_told_when_the_first_has_waited_i
     assert await models.Entry.objects.acount() == 1
 
 
-def erase(name):
-    call_command("erase", name, "--yes", stdout=StringIO())
-    connection.close()
-
-
 def test_erase_holds_the_rows_of_few_calls_at_a_time(people):
     """While it waits for one leg that somebody else holds, it holds no more than those of its last step."""
     if connection.vendor != "postgresql":
@@ -135,23 +129,13 @@ def test_erase_holds_the_rows_of_few_calls_at_a_time(people):
     models.Leg.objects.bulk_create(
         models.Leg(call=call, user=bob, username="bob", name="Bob", dir="in", state="missed") for call in calls
     )
-    with psycopg.connect(**parameters()) as gate, psycopg.connect(**parameters(), autocommit=True) as other:
-        middle = models.Leg.objects.order_by("pk").values_list("pk", flat=True)[number // 2]
-        gate.execute("SELECT 1 FROM calls_leg WHERE id = %s FOR UPDATE", [middle])
-        erasing = threading.Thread(target=erase, args=("bob",))
-        erasing.start()
-        waits = "SELECT 1 FROM pg_stat_activity WHERE %s = ANY(pg_blocking_pids(pid))"
-        end = time.monotonic() + 20
-        while not other.execute(waits, [gate.info.backend_pid]).fetchone():
-            assert time.monotonic() < end
-            time.sleep(0.02)
-        free = other.execute("SELECT count(*) FROM (SELECT 1 FROM calls_leg FOR UPDATE SKIP LOCKED) leg").fetchone()
-        gate.rollback()
-        erasing.join()
+    middle = models.Leg.objects.order_by("pk").values_list("pk", flat=True)[number // 2]
+    with race_kit.held(race_kit.row(models.Leg, middle)) as gate:
+        erasing = race_kit.Contestant(lambda: call_command("erase", "bob", "--yes", stdout=StringIO()))
+        assert erasing.waits_for({gate})
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT count(*) FROM (SELECT 1 FROM calls_leg FOR UPDATE SKIP LOCKED) leg")
+            free = cursor.fetchone()
+    erasing.result.result(race_kit.PATIENCE_S)
     assert free is not None and free[0] >= number - 501
     assert not models.Leg.objects.filter(username="bob").exists()
-
-
-def parameters():
-    given = connection.get_connection_params()
-    return {name: given[name] for name in ("host", "port", "user", "password", "dbname") if name in given}

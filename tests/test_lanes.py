@@ -47,7 +47,7 @@ async def test_clients_take_turns_however_much_one_of_them_has_asked():
 
 
 async def test_who_waits_too_long_or_comes_to_a_full_queue_is_refused_and_leaves_nothing_behind():
-    lane = Lane(1, wait_s=0.05, queue=16)
+    lane = Lane(1, wait_s=1, queue=16)
     assert await lane.enter(MALLORY)
     waiting = [asyncio.create_task(lane.enter(MALLORY)) for _ in range(5)]
     await turns()

@@ -6,10 +6,9 @@ is answered with the view, and every other device is told at once.
 
 import asyncio
 import uuid
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from urllib.parse import urlsplit
 
-import psycopg
 import pytest
 
 from calls import machine, models, switchboard
@@ -17,80 +16,41 @@ from calls.switchboard import Perform
 from devices import times
 from tests import race_kit
 from tests.pages import WAIT_S
+from tests.proxy import Proxy
 from tests.race_kit import Handset
+from tests.test_faults import held
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
 AT_ONCE_S = 4.0  # the next ping, which would repair a frame that was never sent, comes much later
 
 
-class Between:
-    """A TCP proxy before PostgreSQL. While it is `deaf`, what PostgreSQL says is thrown away."""
-
-    def __init__(self, host, port):
-        self.host, self.port = host, port
-        self.deaf = False
-        self.writers = set()
-
-    async def serve(self, reader, writer):
-        there, thence = await asyncio.open_connection(self.host, self.port)
-        self.writers |= {writer, thence}
-        await asyncio.gather(self._pass(reader, thence, False), self._pass(there, writer, True))
-
-    async def _pass(self, reader, writer, answers):
-        with suppress(OSError):
-            while data := await reader.read(65536):
-                if not (answers and self.deaf):
-                    writer.write(data)
-                    await writer.drain()
-        writer.close()
-
-    def cut_off(self):
-        """Breaks every connection by a reset."""
-        self.deaf = False
-        for writer in self.writers:
-            writer.transport.abort()
-        self.writers.clear()
-
-
-@asynccontextmanager
-async def proxy(url):
-    between = Between(url.hostname, url.port)
-    server = await asyncio.start_server(between.serve, "127.0.0.1", 0)
-    try:
-        yield between, server.sockets[0].getsockname()[1]
-    finally:
-        server.close()
-        between.cut_off()
-
-
 @pytest.fixture
 async def behind(servers, launch):
     """A server whose connections to PostgreSQL can be cut off, and how to cut them off when this is committed."""
     url = urlsplit(servers[0].environment["DATABASE_URL"])
-    async with proxy(url) as (between, port):
-        through = url._replace(netloc=f"{url.username}:{url.password}@127.0.0.1:{port}").geturl()
-        server = await asyncio.to_thread(launch, DATABASE_URL=through)
+    proxy = Proxy(url.port, url.hostname)
+    await proxy.open()
+    through = url._replace(netloc=f"{url.username}:{url.password}@127.0.0.1:{proxy.port}").geturl()
+    server = await asyncio.to_thread(launch, DATABASE_URL=through)
 
-        @asynccontextmanager
-        async def commits_unheard(call, v):
-            """What is asked inside is held before its last statement, and then committed while the server is deaf."""
-            hold = race_kit.entry_of(uuid.UUID(call), v)
-            async with await psycopg.AsyncConnection.connect(url.geturl()) as gate:
-                await gate.execute(hold.sql, hold.values)
-                yield
-                waits = "SELECT pid FROM pg_locks WHERE NOT granted AND %s = ANY(pg_blocking_pids(pid))"
-                async with asyncio.timeout(WAIT_S):
-                    while not await (await gate.execute(waits, [gate.info.backend_pid])).fetchone():  # noqa: ASYNC110
-                        await asyncio.sleep(0.01)
-                    between.deaf = True
-                    await gate.rollback()
-                    while not await models.Entry.objects.filter(call=call, v=v).aexists():  # noqa: ASYNC110
-                        await asyncio.sleep(0.01)
-            between.cut_off()
+    @asynccontextmanager
+    async def commits_unheard(call, v):
+        """What is asked inside is held before its last statement, and then committed while the server is deaf."""
+        hold = race_kit.entry_of(uuid.UUID(call), v)
+        async with held(servers[0], hold.sql, *hold.values) as (_, waiter):
+            yield
+            await waiter()
+            proxy.freeze()
+        async with asyncio.timeout(WAIT_S):
+            while not await models.Entry.objects.filter(call=call, v=v).aexists():  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        proxy.thaw()
+        proxy.reset()
 
-        yield server, commits_unheard
-        await asyncio.to_thread(server.stop)
+    yield server, commits_unheard
+    await asyncio.to_thread(server.stop)
+    await proxy.close()
 
 
 async def until_answered(page, re, cmd, **args):

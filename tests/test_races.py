@@ -8,18 +8,13 @@ the one lock without which a test fails; benchmarks/deleted_lock.py deletes each
 
 import asyncio
 import datetime as dt
-import logging
 import uuid
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import msgspec
 import pytest
 from asgiref.sync import sync_to_async
-from django.conf import settings as site
-from django.core.management import call_command
 from django.db import OperationalError, connection, transaction
-from django.db.models.signals import post_migrate
 from django.utils import timezone
 
 from calls import machine, models, switchboard
@@ -29,6 +24,7 @@ from calls.view import view
 from devices import prepared, presence
 from devices.models import Device, Line
 from tests.race_kit import (
+    RACE,
     ROUNDS,
     Contestant,
     Handset,
@@ -36,7 +32,6 @@ from tests.race_kit import (
     Story,
     Work,
     at_once,
-    check_invariants,
     commanding,
     entry_of,
     held,
@@ -55,13 +50,7 @@ from tests.race_kit import (
     watching,
 )
 
-pytestmark = [
-    pytest.mark.django_db(transaction=True),
-    pytest.mark.skipif(
-        not site.DATABASES["default"]["ENGINE"].endswith("postgresql"),
-        reason="races are forced with PostgreSQL's row locks, which SQLite does not have",
-    ),
-]
+pytestmark = RACE
 call_lock, line_lock, device_lock = pytest.mark.call_lock, pytest.mark.line_lock, pytest.mark.device_lock
 
 both_orders = pytest.mark.parametrize("order", [("phone", "laptop"), ("laptop", "phone")], ids=" then ".join)
@@ -69,24 +58,6 @@ either_ending = pytest.mark.parametrize("leaves", [Handset.hangs_up, Handset.end
 
 JOINED = {"alice": "joined", "bob": "joined"}
 LEFT = {"alice": "left", "bob": "left"}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def light_flush(django_db_setup: None, django_db_blocker: Any) -> Iterator[None]:
-    """Each test's flush makes all permissions anew, which takes longer than most races: here they come back at last."""
-    receivers, post_migrate.receivers = post_migrate.receivers, []
-    yield
-    post_migrate.receivers = receivers
-    with django_db_blocker.unblock():
-        call_command("flush", verbosity=0, interactive=False)
-
-
-@pytest.fixture(autouse=True)
-def invariants(people: dict[str, Any], settings: Any, caplog: pytest.LogCaptureFixture) -> Iterator[None]:
-    """Looked at after each test, under the deadlines that the test set."""
-    yield
-    check_invariants()
-    assert not [record for record in caplog.get_records("call") if record.levelno >= logging.ERROR]
 
 
 @pytest.fixture
@@ -120,16 +91,6 @@ def ordered(order: tuple[str, str], phone: Handset, laptop: Handset) -> list[Han
 def one_rings(people: dict[str, Any]) -> None:
     """Multi-device off for bob."""
     switchboard.change_line(people["bob"].pk, multi_device=False)
-
-
-@pytest.fixture
-def set_calls(settings: Any) -> Callable[..., None]:
-    """Sets deadlines and limits of the platform, for this test."""
-
-    def change(**values: Any) -> None:
-        settings.CALLS = {**settings.CALLS, **values}
-
-    return change
 
 
 def me(handset: Handset, call: uuid.UUID) -> tuple[str, bool, str | None]:

@@ -7,8 +7,6 @@ import itertools
 import os
 import signal
 import time
-import urllib.error
-import urllib.request
 from contextlib import suppress
 
 import psycopg
@@ -16,6 +14,7 @@ import pytest
 
 from tests.pages import Closed
 from tests.proxy import Proxy
+from tests.servers import get, until_ready
 from tests.steady import SteadyPostgres
 from tests.test_faults import Shop, own, shop  # noqa: F401 - fixtures, which arguments below name
 
@@ -88,26 +87,6 @@ async def backends(shop):
         return [pid for (pid,) in await found.fetchall()]
 
 
-async def ready(shop):
-    """The status of /readyz."""
-
-    def ask():
-        try:
-            return urllib.request.urlopen(shop.server.url.replace("ws", "http", 1) + "/readyz", timeout=20).status
-        except urllib.error.HTTPError as error:
-            return error.code
-
-    return await asyncio.to_thread(ask)
-
-
-async def until_ready(shop, status, seconds):
-    began = time.monotonic()
-    async with asyncio.timeout(seconds):
-        while await ready(shop) != status:
-            await asyncio.sleep(0.1)
-    return time.monotonic() - began
-
-
 async def test_a_backend_that_is_killed_while_busy_hangs_nobody(shop):
     """PostgreSQL then ends all other connections too, by a reset, and starts again."""
     busy = Busy()
@@ -118,7 +97,7 @@ async def test_a_backend_that_is_killed_while_busy_hangs_nobody(shop):
     await busy.served(3 * ANSWERED_S)
     await busy.stop()
     print(f"\n{busy.done} done, {busy.unavailable} unavailable, the slowest after {busy.slowest:.1f} s")
-    await until_ready(shop, 200, 10)
+    await until_ready(shop.server, 200, 10)
 
 
 # --- behind a proxy that acknowledges for ever ------------------------------------------------------------------------
@@ -159,18 +138,18 @@ async def test_a_server_whose_database_is_silent_is_not_ready_and_answers_unavai
     busy = Busy()
     await busy.start(shop, "alice", "bob", "carol", "dave")
     await busy.served(20)
-    assert await ready(shop) == 200
+    assert (await get(shop.server, "/readyz"))[0] == 200
     proxy.freeze()
-    await until_ready(shop, 503, ANSWERED_S)
+    await until_ready(shop.server, 503, ANSWERED_S)
     async with asyncio.timeout(2 * ANSWERED_S):
         while busy.unavailable < 3 * len(busy.tasks):
             await asyncio.sleep(0.1)
-    assert await ready(shop) == 503
+    assert (await get(shop.server, "/readyz"))[0] == 503
     proxy.thaw()
     began = time.monotonic()
     await busy.served(2 * ANSWERED_S)
     print(f"\nserved again after {time.monotonic() - began:.1f} s; slowest answer {busy.slowest:.1f} s")
-    await until_ready(shop, 200, ANSWERED_S)
+    await until_ready(shop.server, 200, ANSWERED_S)
     await busy.stop()
 
 

@@ -2,13 +2,12 @@
 
 import asyncio
 import contextlib
-import re
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
-from tests.servers import Server
+from tests.servers import Server, figures
 
 TOKEN = "figures"  # METRICS_TOKEN of the attacked server
 
@@ -72,10 +71,10 @@ async def _watch(server: Server, noticed: Noticed) -> None:
     while True:
         status, _ = await request(server, "GET /readyz")
         noticed.ready.append(status)
-        _, figures = await request(server, "GET /metrics", f"Authorization: Bearer {TOKEN}")
-        values = dict(re.findall(r"^(callplatform_clock_\w+) (\S+)$", figures, re.MULTILINE))
-        noticed.lags.append(float(values["callplatform_clock_lag_seconds"]))
-        noticed.ticks.append(time.time() - float(values["callplatform_clock_last_tick_timestamp_seconds"]))
+        _, text = await request(server, "GET /metrics", f"Authorization: Bearer {TOKEN}")
+        values = figures(text)
+        noticed.lags.append(values["callplatform_clock_lag_seconds"])
+        noticed.ticks.append(time.time() - values["callplatform_clock_last_tick_timestamp_seconds"])
         await asyncio.sleep(0.3)
 
 

@@ -49,7 +49,7 @@ async def test_a_call_that_is_moved_without_end_between_servers_and_reconnects(l
     await attack((page, "move", {"call": call}) for page in itertools.cycle((laptop, phone)))
     await alice.ping()  # she has been silent for long
     await laptop.close()
-    back = await live("bob", "Laptop", server=0, device=laptop.device, signed_in=laptop.cookie)
+    back = await live("bob", "Laptop", server=0, device=laptop.device, page=laptop.page, signed_in=laptop.cookie)
     await attack((page, "move", {"call": call}) for page in itertools.cycle((back, phone)))
     await check(call, "Move", began)
     assert (await alice.ask("hangup", call=call))["ok"]

@@ -126,9 +126,8 @@ async def test_a_connection_between_two_requests_is_closed_and_a_late_second_req
     reader, writer = await asyncio.open_connection("127.0.0.1", impatient.port)
     for part in (request, request[:10], request[10:]):
         writer.write(part)
-        await asyncio.sleep(
-            0.7
-        )  # the third part ends its request 0.7 s after its first byte, 1.4 s after the first answer
+        # The third part ends its request 0.55 s after its first byte, and 1.1 s after the first answer.
+        await asyncio.sleep(0.55)
     for _ in range(2):
         assert (await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 10)).startswith(b"HTTP/1.1 200 ")
         await reader.readexactly(1000)

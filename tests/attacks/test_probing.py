@@ -58,9 +58,9 @@ def test_nor_by_a_sign_in_whatever_the_password_nor_by_the_time_that_it_takes(pe
         people[name].save()
 
     def tried(name, password):
-        began = time.perf_counter()
+        began = time.process_time()
         said = Client().post("/accounts/login/", {"username": name, "password": password})
-        return time.perf_counter() - began, said.status_code, said.content.decode().replace(name, "")
+        return time.process_time() - began, said.status_code, said.content.decode().replace(name, "")
 
     tried("nobody", "wrong")  # what is loaded once
     tries = [("nobody", "wrong"), ("dave", "wrong"), ("dave", "secret"), ("alice", "wrong")]

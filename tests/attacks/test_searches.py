@@ -37,6 +37,7 @@ def operator(people):
     return client
 
 
+@pytest.mark.alone
 def test_no_search_takes_long(operator, many):
     took = {}
     for path in PATHS:
@@ -74,6 +75,7 @@ def locked(table):
         other.close()
 
 
+@pytest.mark.alone
 @pytest.mark.skipif(connection.vendor != "postgresql", reason="SQLite ends no statement by its time")
 @pytest.mark.parametrize(("path", "table"), [("/people/", "devices_device"), ("/history/", "calls_leg")])
 def test_a_search_that_takes_too_long_is_ended_in_words(operator, path, table):

@@ -17,7 +17,6 @@ from tests.proxy import Proxy
 
 LOCK_S = 8.0  # how long a foreign session holds a row
 NEIGHBOUR_S = 3.0  # an order that does not need the row takes at most so much longer than the slowest one before
-STORM = 120  # idle devices that come back at once, beside all others
 
 
 class Skipped(Exception):

@@ -8,7 +8,7 @@ from tests.servers import on_daphne
 
 @on_daphne
 @pytest.mark.timeout(600)
-@pytest.mark.xdist_group("chaos")
+@pytest.mark.alone
 def test_calls_survive_a_minute_of_faults(tmp_path):
     result = run_chaos(tmp_path)
     assert result.violations == 0, "\n".join(
