@@ -358,6 +358,8 @@ LOGGING = {
         "django": {"handlers": [], "level": "INFO", "propagate": True},
         # It logs a traceback each second while Redis is away, which the hub says in a sentence.
         "channels_redis": {"level": "CRITICAL"},
+        # It warns of each attempt while the database is away, which the callers say in a sentence.
+        "psycopg.pool": {"level": "ERROR"},
         # What a stranger can cause at will (404, 403, a wrong Host) is answered, not logged; a fault of ours is.
         "django.request": {"level": "ERROR"},
         "axes": {"level": "WARNING"},

@@ -42,9 +42,11 @@ def record(request: HttpRequest, changed: Model, **changes: tuple[Any, Any]) -> 
     )
 
 
-def record_saved(request: HttpRequest, pairs: Iterable[tuple[Model | None, Model]], fields: Collection[str]) -> None:
+def record_saved(
+    request: HttpRequest | None, pairs: Iterable[tuple[Model | None, Model]], fields: Collection[str]
+) -> None:
     """Notes what was saved in one statement, which django-auditlog does not see: (before, after) of each row; None
-    before when it was made."""
+    before when it was made. Without a request it was done by a command on the server."""
     kinds, entries = ContentType.objects, []
     for before, after in pairs:
         changes = model_instance_diff(before, after, fields_to_check=None if before is None else list(fields))
@@ -57,8 +59,8 @@ def record_saved(request: HttpRequest, pairs: Iterable[tuple[Model | None, Model
                     object_repr=str(after),
                     action=LogEntry.Action.CREATE if before is None else LogEntry.Action.UPDATE,
                     changes=changes,
-                    actor=request.user,
-                    remote_addr=address.of_request(request),
+                    actor=request and request.user,
+                    remote_addr=request and address.of_request(request),
                 )
             )
     LogEntry.objects.bulk_create(entries)

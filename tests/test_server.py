@@ -768,7 +768,7 @@ def test_serve_refuses_a_database_that_is_away_or_not_migrated(site: Path, monke
     monkeypatch.setenv("DATABASE_URL", f"sqlite:///{site.parent}/nowhere/site.sqlite3")
     away = manage("serve", "--port", "0")
     assert (away.returncode, away.stdout) == (1, "")
-    assert away.stderr == "CommandError: The database cannot be reached: unable to open database file\n"
+    assert away.stderr == "CommandError: The database cannot be reached: unable to open database file.\n"
 
 
 def test_serve_serves_alone_on_sqlite(site: Path, start: Callable[..., Server]) -> None:

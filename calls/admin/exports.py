@@ -4,7 +4,6 @@ format has the table of contents at the end. Neither takes more memory for more 
 
 import csv
 import io
-import re
 import tempfile
 import warnings
 from collections.abc import AsyncIterator, Generator, Iterator
@@ -18,16 +17,11 @@ from import_export.resources import ModelResource
 from openpyxl import Workbook
 from openpyxl.cell.cell import ILLEGAL_CHARACTERS_RE
 
+from calls.cells import plain
+
 ROWS = 1000  # that are read, and sent, at a time
 BYTES = 64 * 1024  # of a workbook that are sent at a time
 MAX_IN_WORKBOOK = 100_000  # rows: a workbook is done before its first byte is sent, and nobody waits longer
-# What a spreadsheet takes for a formula: one of these characters where a field begins, with or without spaces and
-# quotation marks before it. A field begins with the cell, and behind whatever the reader takes for a separator: a file
-# with commas that is opened with semicolons has other fields than the ones that were written.
-_BEGIN = r"(?:\A|(?<=[;,|\t\r\n]))"
-_FORMULA = r"""'*(?:[^\S\t\r\n]|")*[=+\-@\t\r\uff1d\uff0b\uff0d\uff20]"""
-_UNMARKED = re.compile(f"{_BEGIN}(?={_FORMULA})")
-_MARKED = re.compile(f"{_BEGIN}'(?={_FORMULA})")
 
 
 def csv_response(resource: ModelResource, rows: QuerySet[Any], name: str) -> StreamingHttpResponse:
@@ -48,22 +42,6 @@ def xlsx_response(resource: ModelResource, rows: QuerySet[Any], name: str) -> St
         book.save(file)
     file.seek(0)
     return _response(_read(file), XLSX.CONTENT_TYPE, name)
-
-
-def plain(value: Any) -> str | int | float:
-    """A value as a cell of which no spreadsheet takes a part for a formula, whatever separator it opens the file with.
-
-    Numbers stay numbers. A text gets an apostrophe wherever a formula could begin: people choose their own names, and
-    those of devices.
-    """
-    if isinstance(value, (int, float)):
-        return value
-    return _UNMARKED.sub("'", "" if value is None else str(value))
-
-
-def unquoted(text: str) -> str:
-    """The text that `plain` made this cell of."""
-    return _MARKED.sub("", text) if "'" in text else text
 
 
 def _table(resource: ModelResource, rows: QuerySet[Any]) -> Iterator[list[Any]]:

@@ -35,7 +35,6 @@ from calls.admin.base import (
 )
 from calls.admin.line_files import (
     LIMITS,
-    NO_FILE,
     WRITTEN,
     Busy,
     InThePage,
@@ -43,12 +42,12 @@ from calls.admin.line_files import (
     LineImportForm,
     LineResource,
     Text,
-    Unreadable,
     Workbook,
     reading,
 )
 from calls.facts import limit
 from calls.models import LIVE, Leg
+from calls.tables import NO_FILE, Unreadable
 from devices import times
 from devices.models import Device, Line, LineGroup, Rules
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from openpyxl import load_workbook
 
-from calls.admin.exports import plain, unquoted
+from calls.cells import plain, unquoted
 from devices.models import Device, Line, LineGroup
 from tests.panel_kit import browser_of, saved, upload
 

@@ -14,6 +14,7 @@ import zipfile
 import pytest
 from django.contrib.auth import get_user_model
 
+from calls import tables
 from calls.admin import line_files
 from devices.models import Line
 from tests.panel_kit import browser_in_role, upload, workbook
@@ -197,10 +198,10 @@ def test_a_file_that_becomes_large_is_answered_in_words_and_little_time(people, 
 def test_the_longest_file_is_looked_at_in_little_time_and_a_short_page(people, format):
     client = browser_in_role(people["dave"], "operator")
     users = get_user_model()._default_manager
-    users.bulk_create([get_user_model()(username=f"user-{n:05}") for n in range(line_files.MAX_ROWS)])
+    users.bulk_create([get_user_model()(username=f"user-{n:05}") for n in range(tables.MAX_ROWS)])
     head = ["user", "multi_device", "may_switch", "max_incoming", "max_outgoing", "edition", "edition_until", "group"]
-    good = [[f"user-{n:05}", "1", "0", "2", "3", "allowed", "", ""] for n in range(line_files.MAX_ROWS)]
-    bad = [[f"nobody-{n}", *["wrong"] * 7] for n in range(line_files.MAX_ROWS)]
+    good = [[f"user-{n:05}", "1", "0", "2", "3", "allowed", "", ""] for n in range(tables.MAX_ROWS)]
+    bad = [[f"nobody-{n}", *["wrong"] * 7] for n in range(tables.MAX_ROWS)]
     for rows, shown, said in (
         (good, 200, "10000 new, 0 changed, 0 as they are. The first 200 of those that change are shown, and 9800 more"),
         (bad, 100, "After 100 wrong lines the rest of the file was not looked at."),
@@ -223,7 +224,7 @@ def test_what_is_read_of_a_large_file_takes_little_memory():
     code = """
 import io, os, resource, sys
 import django; django.setup()
-from calls.admin.line_files import Text, Unreadable, Workbook
+from calls.admin.line_files import Text, Workbook
 from tests.attacks.test_panel_imports import BOMBS
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 def grown(what):

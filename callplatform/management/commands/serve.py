@@ -6,17 +6,11 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import IO, Any
 
-import psycopg
 from django.conf import settings
-from django.contrib.staticfiles.finders import get_finders
-from django.contrib.staticfiles.storage import ManifestFilesMixin, staticfiles_storage
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import OperationalError, connection
-from django.db.migrations.executor import MigrationExecutor
 
-from calls.logs import first_line
-
-BOUNDS = ("lock_timeout", "statement_timeout", "idle_in_transaction_session_timeout")
+from callplatform import database, static
 
 
 def port_number(text: str) -> int:
@@ -59,11 +53,9 @@ class Command(BaseCommand):
 
     def _refuse_old_database(self) -> None:
         try:
-            executor = MigrationExecutor(connection)
-            missing = executor.migration_plan(executor.loader.graph.leaf_nodes())
-            bounds = self._missing_bounds()
+            missing, bounds = database.is_behind(), database.missing_bounds()
         except OperationalError as error:
-            raise CommandError(f"The database cannot be reached: {self._why_not(error)}") from None
+            raise CommandError(f"The database cannot be reached: {database.why_not(error)}") from None
         finally:
             connection.close()
         if missing:
@@ -71,39 +63,9 @@ class Command(BaseCommand):
         if bounds:
             raise CommandError(f"Behind a pooler, the role has to have bounds. Run in PostgreSQL itself: {bounds}")
 
-    def _why_not(self, error: OperationalError) -> str:
-        """The pool only says that it got no connection: one of its own says why."""
-        if connection.vendor != "postgresql":
-            return first_line(error)
-        try:
-            psycopg.connect(**connection.get_connection_params()).close()
-        except psycopg.OperationalError as refused:
-            why = first_line(refused)
-            if "unsupported startup parameter" in why:
-                why += " A pooler before it refuses start-up options: set DATABASE_POOLER=on."
-            return why
-        return "no connection became free in time."
-
-    def _missing_bounds(self) -> str:
-        """SQL that gives the role what start-up options give to a session, where a pooler refuses those."""
-        if connection.vendor != "postgresql" or not settings.DATABASE_POOLER:
-            return ""
-        with connection.cursor() as cursor:
-            cursor.execute("SELECT quote_ident(current_user)")
-            (role,) = cursor.fetchone()
-            missing = []
-            for name in BOUNDS:
-                cursor.execute("SELECT current_setting(%s)", [name])
-                if cursor.fetchone() == ("0",):
-                    missing.append(f"ALTER ROLE {role} SET {name} = '{settings.DATABASE_SESSION[name]}';")
-        return " ".join(missing)
-
     def _refuse_missing_files(self) -> None:
         """Outside debug every page names its static files by their hash: without the collected files it fails."""
-        if settings.DEBUG or not isinstance(staticfiles_storage, ManifestFilesMixin):
-            return
-        names = {path for finder in get_finders() for path, _storage in finder.list(None)}
-        missing = names - staticfiles_storage.hashed_files.keys()
+        missing = static.missing()
         if missing:
             raise CommandError(
                 f"{len(missing)} static files are not in {settings.STATIC_ROOT}, {min(missing)} for one. "
