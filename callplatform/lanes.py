@@ -108,7 +108,7 @@ class Lane:
 class Lanes:
     """The application, each of whose requests goes through the lane that `lane_of` names.
 
-    `busy` gives the body, HTML, for a client whose turn did not come; it is answered with 503 and Retry-After.
+    `busy` gives the type and the body for a client whose turn did not come; it is answered with 503 and Retry-After.
     """
 
     def __init__(
@@ -116,14 +116,14 @@ class Lanes:
         application: Application,
         lane_of: Callable[[Scope], Lane],
         client_of: Callable[[Scope], Client],
-        busy: Callable[[Scope], bytes],
+        busy: Callable[[Scope], tuple[str, bytes]],
     ) -> None:
         self.application, self.lane_of, self.client_of, self.busy = application, lane_of, client_of, busy
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         lane, client = self.lane_of(scope), self.client_of(scope)
         if not await lane.enter(client):
-            await _refuse(self.busy(scope), send)
+            await _refuse(*self.busy(scope), send)
             return
         answer = _Answer(send)
         try:
@@ -155,9 +155,9 @@ class _Answer:
             await self.transmit(message)
 
 
-async def _refuse(body: bytes, send: Send) -> None:
+async def _refuse(kind: str, body: bytes, send: Send) -> None:
     headers = [
-        (b"content-type", b"text/html; charset=utf-8"),
+        (b"content-type", kind.encode()),
         (b"content-length", str(len(body)).encode()),
         (b"cache-control", b"no-store"),
         (b"content-security-policy", b"default-src 'self'; frame-ancestors 'none'"),

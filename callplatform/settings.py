@@ -25,6 +25,7 @@ PORT = env.whole("PORT", 8000, least=0, most=65535)
 PROCESSES = env.whole("PROCESSES", 1, least=1)
 DEVICES_AN_HOUR = env.whole("DEVICES_AN_HOUR", 100, least=1)
 PAGE_THREADS = env.whole("PAGE_THREADS", 6, least=1, most=200)
+API_THREADS = env.whole("API_THREADS", 4, least=1, most=200)
 SIGN_INS_AT_ONCE = 1  # passwords that are checked at a time
 
 GENERATED_KEY_PREFIX = "generated-insecure-"  # callplatform/checks.py refuses such a key outside debug
@@ -76,6 +77,7 @@ INSTALLED_APPS = [
     "import_export",
     "auditlog",
     "axes",
+    "ninja",
     "devices",
     "calls",
 ]
@@ -142,6 +144,8 @@ CALLS: dict[str, Any] = {
     "TURN_SECRET": env.text("TURN_SECRET"),
     "TURN_TTL_S": env.whole("TURN_TTL_S", 3600, least=60),
     "METRICS_TOKEN": env.text("METRICS_TOKEN"),
+    "API_RATE": env.whole("API_RATE", 50, least=1),
+    "API_BURST": env.whole("API_BURST", 200, least=1),
     "KEEP_DAYS": env.whole("KEEP_DAYS", 0, most=36_500),
     "PROXIES": env.whole("PROXIES", 0, most=9),
     "DB_THREADS": env.whole("DB_THREADS", 8, least=1, most=200),
@@ -164,15 +168,15 @@ DEFAULT_OPTIONS: dict[str, dict[str, Any]] = {
         "timeout": 20,
         "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;",
     },
-    # A connection for every thread that may want one at a time: the sockets' threads, pages, sign-ins; and one to
-    # spare. So none of them waits for another. The event loop (orders, pings, arrivals) and the clock (ticks, errands)
-    # have five connections beside the pool.
+    # A connection for every thread that may want one at a time: the sockets' threads, pages, the HTTP API, sign-ins;
+    # and one to spare. So none of them waits for another. The event loop (orders, pings, arrivals) and the clock (ticks
+    # and errands) have five connections beside the pool.
     "django.db.backends.postgresql": {
         # Who waits for a connection is told `unavailable` well before a client takes its socket for dead. A pool that
         # gives up and begins anew finds PostgreSQL a second after its return; else it would look ever more rarely.
         "pool": {
             "min_size": 1,
-            "max_size": CALLS["DB_THREADS"] + PAGE_THREADS + SIGN_INS_AT_ONCE + 1,
+            "max_size": CALLS["DB_THREADS"] + PAGE_THREADS + API_THREADS + SIGN_INS_AT_ONCE + 1,
             "timeout": 4,
             "reconnect_timeout": 5,
             "connection_class": Connection,
@@ -276,6 +280,7 @@ AUDITLOG_INCLUDE_TRACKING_MODELS = (
         "m2m_fields": {"groups", "user_permissions"},
     },
     {"model": "auth.Group", "m2m_fields": {"permissions"}},
+    {"model": "calls.ApiKey", "include_fields": ["name", "scopes", "networks", "expires_at", "revoked_at"]},
 )  # fmt: skip
 IMPORT_EXPORT_SKIP_ADMIN_LOG = True  # the same, said once
 IMPORT_EXPORT_USE_TRANSACTIONS = True  # an import happens as a whole, or not at all

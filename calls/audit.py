@@ -5,7 +5,7 @@ and is noted here.
 """
 
 from collections.abc import Collection, Iterable
-from typing import Any
+from typing import Any, Protocol
 
 from auditlog.diff import model_instance_diff
 from auditlog.middleware import AuditlogMiddleware
@@ -39,6 +39,28 @@ def record(request: HttpRequest, changed: Model, **changes: tuple[Any, Any]) -> 
         changes={field: [str(before), str(after)] for field, (before, after) in changes.items()},
         actor=request.user,
         remote_addr=address.of_request(request),
+    )
+
+
+class Asker(Protocol):
+    """Who changes something without being a user: a key of the HTTP API, in one request."""
+
+    id: str
+    address: str | None
+
+    @property
+    def name(self) -> str: ...
+
+
+def record_by(asker: Asker, changed: Model, changes: dict[str, tuple[Any, Any]], made: bool = False) -> None:
+    """Notes what a key changed, with the id of its request."""
+    LogEntry.objects.log_create(
+        changed,
+        force_log=True,
+        action=LogEntry.Action.CREATE if made else LogEntry.Action.UPDATE,
+        changes={field: [str(before), str(after)] for field, (before, after) in changes.items()},
+        additional_data={"by": asker.name, "request": asker.id},
+        remote_addr=asker.address,
     )
 
 

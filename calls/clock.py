@@ -26,6 +26,7 @@ from django.utils import timezone
 
 from calls import conf, metrics, pool, switchboard
 from calls.after import refusals
+from calls.api import door
 from calls.desk import desk
 from calls.hot import Watch
 from calls.logs import Trouble
@@ -139,6 +140,7 @@ class Errands:
         self.looked = times.now()
         self.every: dict[Callable[[], bool | None], float] = {
             refusals.write: 1.0,
+            door.forget: FORGET_S,
             switchboard.sign_out_deactivated: ERRAND_S,
             self._end_sign_ins: ERRAND_S,
             self._tell_expired: ERRAND_S,

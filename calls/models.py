@@ -1,6 +1,7 @@
 """Calls, their legs, and one entry for each accepted change; and the way between these rows and machine's values."""
 
 import datetime as dt
+import secrets
 import uuid
 from collections.abc import Collection, Mapping, Sequence
 from functools import partial
@@ -8,6 +9,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 from django.conf import settings
+from django.core.validators import ProhibitNullCharactersValidator
 from django.db import connection, models
 from django.db.models import F, Q
 
@@ -205,6 +207,52 @@ class HistorySeen(models.Model):
 
     def __str__(self) -> str:
         return f"{self.user}: {self.until}"
+
+
+def key_id() -> str:
+    """A new key's public part: letters and digits, which need no escape anywhere."""
+    return secrets.token_hex(6)
+
+
+class ApiKey(models.Model):
+    """Somebody else's server, and what it may ask. The key itself is stored as a hash only; see calls/api/keys.py.
+
+    Scopes are never changed: what an answer was remembered for holds as long as the key does.
+    """
+
+    id = models.CharField(primary_key=True, max_length=16, default=key_id, editable=False)
+    name = models.CharField(max_length=80, unique=True, validators=[ProhibitNullCharactersValidator()])
+    digest = models.CharField(max_length=64, editable=False)
+    scopes = models.JSONField(default=list)
+    networks = models.JSONField("allowed networks", default=list, blank=True)  # empty: from anywhere
+    made_at = models.DateTimeField("made", auto_now_add=True)
+    expires_at = models.DateTimeField("expires", null=True, blank=True)
+    revoked_at = models.DateTimeField("revoked", null=True, editable=False)
+    used_at = models.DateTimeField("last used", null=True, editable=False)  # to the minute
+
+    class Meta:
+        ordering = ["name"]
+        verbose_name = "API key"
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class ApiReply(models.Model):
+    """The answer to a request that was made with an `Idempotency-Key`. A repeat is answered the same."""
+
+    id = models.CharField(primary_key=True, max_length=64)  # hash of key, method, path and the client's own key
+    key = models.ForeignKey(ApiKey, models.CASCADE, related_name="+")
+    body = models.CharField(max_length=64)  # hash of what was asked
+    status = models.PositiveSmallIntegerField(null=True)  # None: it is still being worked on
+    content = models.BinaryField(default=b"")  # sealed with the key that asked, which is not stored
+    at = models.DateTimeField(db_index=True)
+
+    class Meta:
+        verbose_name_plural = "API replies"
+
+    def __str__(self) -> str:
+        return self.id
 
 
 # The columns of a call and of its legs, in the order of the fields of machine's values.

@@ -3,6 +3,7 @@
 from django.urls import path
 
 from calls import account, views
+from calls.api import site
 
 urlpatterns = [
     path("", views.client, name="client"),
@@ -23,4 +24,5 @@ urlpatterns = [
     path("line/", account.line, name="line"),
     path("line/dnd/", account.line_dnd, name="line-dnd"),
     path("line/favourite/", account.line_favourite, name="line-favourite"),
+    path("api/v1/", site.urls),
 ]

@@ -93,7 +93,7 @@ async def test_a_slow_reader_holds_no_place_unless_its_answer_is_made_while_it_r
         await read.wait()
         said.append(message.get("body"))
 
-    lanes = Lanes(application, lambda scope: lane, lambda scope: MALLORY, lambda scope: b"busy")
+    lanes = Lanes(application, lambda scope: lane, lambda scope: MALLORY, lambda scope: ("text/plain", b"busy"))
     reading = asyncio.create_task(lanes({}, None, slow))
     await turns()
     assert (not lane.inside) is whole
@@ -112,7 +112,7 @@ async def test_a_place_is_free_again_when_the_application_fails_and_a_refusal_sa
     async def hear(message):
         said.append(message)
 
-    lanes = Lanes(application, lambda scope: lane, lambda scope: MALLORY, lambda scope: b"busy")
+    lanes = Lanes(application, lambda scope: lane, lambda scope: MALLORY, lambda scope: ("text/plain", b"busy"))
     with pytest.raises(RuntimeError):
         await lanes({}, None, hear)
     assert await lane.enter(MALLORY)

@@ -101,7 +101,7 @@ def test_postgresql_has_a_pool_with_room_for_the_socket_threads_and_impatient_lo
     odd = load(SECRET_KEY=KEY, DATABASE_URL="postgres://%2Fme:secret@db/calls")["DATABASES"]["default"]
     assert (odd["HOST"], odd["USER"]) == ("db", "/me")
     pool = database["OPTIONS"]["pool"]
-    assert (pool["min_size"], pool["max_size"], pool["timeout"], pool["reconnect_timeout"]) == (1, 11, 4, 5)
+    assert (pool["min_size"], pool["max_size"], pool["timeout"], pool["reconnect_timeout"]) == (1, 15, 4, 5)
     assert database["OPTIONS"]["sslmode"] == "require"
     assert "lock_timeout=5s" in database["OPTIONS"]["options"]
     assert "synchronous_commit=on" in database["OPTIONS"]["options"]
@@ -163,6 +163,7 @@ def test_numbers_and_lists_are_read(load: Any) -> None:
         ("PROCESSES", "1.5"),
         ("DB_THREADS", "0"),
         ("PAGE_THREADS", "0"),
+        ("API_THREADS", "0"),
         ("MAX_INCOMING", "-1"),
         ("MAX_OUTGOING", "many"),
         ("RING_S", "-3"),

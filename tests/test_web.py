@@ -1,5 +1,7 @@
 """Which request takes which lane, and who is taken for one client."""
 
+import json
+
 import pytest
 from django.contrib.auth.hashers import MD5PasswordHasher
 from django.db import connection
@@ -56,11 +58,18 @@ async def test_machines_and_files_are_asked_without_cookies_and_pages_with_their
     assert heard == [False, False, True]
 
 
+async def test_the_api_has_a_lane_of_its_own_shared_fairly_by_keys_and_knows_no_cookie():
+    asked = scope("/api/v1/calls", authorization="Bearer cpk_0123456789ab_secret", cookie="sessionid=x")
+    assert web.lane_of(asked) is web.api and web.client_of(asked).session == "cpk_0123456789ab"
+    kind, body = web.busy(asked)
+    assert kind == "application/problem+json" and json.loads(body)["code"] == "unavailable"
+
+
 @pytest.mark.parametrize(
     ("language", "words"), [("de", "Der Server hat zu viel zu tun."), ("en", "The server has too much to do.")]
 )
 def test_who_has_to_come_back_is_told_so_in_a_language_of_theirs(language, words):
-    assert words in web.busy(scope(accept_language=language)).decode()
+    assert words in web.busy(scope(accept_language=language))[1].decode()
 
 
 class Noting(MD5PasswordHasher):

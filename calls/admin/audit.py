@@ -37,7 +37,7 @@ class ChangeResource(resources.ModelResource):
         export_order = fields
 
     def dehydrate_who(self, entry: LogEntry) -> str:
-        return entry.actor.get_username() if entry.actor else ""
+        return entry.actor.get_username() if entry.actor else _key(entry)
 
     def dehydrate_what(self, entry: LogEntry) -> str:
         return f"{entry.get_action_display()} {entry.content_type.name} {entry.object_repr}"
@@ -50,7 +50,7 @@ class WhatFilter(admin.SimpleListFilter):
     title = "what"
     parameter_name = "what"
     KINDS = (("line", "Lines"), ("linegroup", "Groups of lines"), ("call", "Calls"), ("device", "Devices"),
-             ("user", "Accounts"), ("group", "Roles"))  # fmt: skip
+             ("user", "Accounts"), ("group", "Roles"), ("apikey", "API keys"))  # fmt: skip
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
         return list(self.KINDS)
@@ -102,7 +102,7 @@ class ChangeAdmin(Exported, PanelAdmin):
 
     @admin.display(description="who")
     def who(self, entry: LogEntry) -> str:
-        return entry.actor.get_username() if entry.actor else "not in the admin"
+        return entry.actor.get_username() if entry.actor else _key(entry) or "not in the admin"
 
     @admin.display(description="what")
     def what(self, entry: LogEntry) -> str:
@@ -117,6 +117,12 @@ class ChangeAdmin(Exported, PanelAdmin):
         if entry.action in verbs:
             return verbs[entry.action]
         return format_html_join("", '<div class="change"><b>{}</b> {}</div>', changes_of(entry))
+
+
+def _key(entry: LogEntry) -> str:
+    """The key of the HTTP API that made the change."""
+    said = entry.additional_data
+    return str(said.get("by", "")) if isinstance(said, dict) else ""
 
 
 def changes_of(entry: LogEntry) -> list[tuple[str, str]]:

@@ -19,7 +19,7 @@ OPERATOR = {
 }
 ADMINISTRATOR = {
     "devices": (*OPERATOR["devices"], "add_line", "add_linegroup", "change_linegroup", "delete_linegroup"),
-    "calls": OPERATOR["calls"],
+    "calls": (*OPERATOR["calls"], "view_apikey", "add_apikey", "change_apikey"),
     "auditlog": OPERATOR["auditlog"],
     "auth": ("view_user", "add_user", "change_user", "view_group"),
 }
