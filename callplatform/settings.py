@@ -133,6 +133,7 @@ CALLS: dict[str, Any] = {
     "MAX_INCOMING": env.whole("MAX_INCOMING", 1),
     "MAX_OUTGOING": env.whole("MAX_OUTGOING", 1),
     "MAX_LEGS": env.whole("MAX_LEGS", 9, least=2, most=100),
+    "MESH_VIDEO": env.whole("MESH_VIDEO", 4, least=0, most=100),
     "END_WITH_HOST": env.switch("END_WITH_HOST", False),
     "ALONE_S": env.seconds("ALONE_S", 60),
     "HELD_ALONE_S": env.seconds("HELD_ALONE_S", 600),

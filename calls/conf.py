@@ -24,6 +24,7 @@ DEFAULTS: dict[str, Any] = {
     "MAX_INCOMING": 1,
     "MAX_OUTGOING": 1,
     "MAX_LEGS": 9,
+    "MESH_VIDEO": 4,
     "END_WITH_HOST": False,
     "ALONE_S": 60,
     "HELD_ALONE_S": 600,

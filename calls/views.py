@@ -63,6 +63,7 @@ def client(request: HttpRequest) -> HttpResponse:
         "favourites": switchboard.favourites(switchboard.line_of(request.user.pk)),
         "worker": reverse("worker"),
         "push": push.public_key(conf.get("PUSH_KEY")) if conf.get("PUSH_KEY") else None,
+        "cameras": conf.get("MESH_VIDEO"),
         "missed": history.missed(request.user.pk),
         "urls": {part: {name: reverse(url) for name, url in urls.items()} for part, urls in URLS.items()},
     }

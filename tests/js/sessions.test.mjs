@@ -49,6 +49,10 @@ class FakePeer {
   note(note) {
     this.notes.push(note);
   }
+  bound(bound) {
+    this.bounds = bound;
+  }
+  setTrack() {}
   close() {
     this.closed = true;
   }
@@ -76,7 +80,7 @@ async function inCall() {
       }
     },
     socket: { tell: () => true, request: async () => ({ ok: true }) },
-    onChange() {}, onVideo: (_, answer) => said.push(answer),
+    onChange() {}, onVideo: (_, answer) => said.push(answer), cameras: 2, onCrowded: () => said.push("crowded"),
   });
   const session = sessions.open("c1", "audio");
   await session.ready;
@@ -210,4 +214,64 @@ test("a screen is announced to those who come later, too", async () => {
   session.media.screen = true;
   sessions.follow(session, view(2));
   assert.deepEqual(peers[1].notes, [{ screen: true }]);
+});
+
+// `legs`: {user: [epoch, cam]} of everybody else who is joined
+function group(legs, { cam = false, mine = 1 } = {}) {
+  const others = Object.entries(legs).map(([user, [epoch, theirs]]) => leg(user, "in", epoch, theirs));
+  return { ...view(1), kind: "video", group: true, legs: [...others, leg("me", "in", mine, cam)] };
+}
+
+test("in a group each pair has a connection, and who comes, goes or reloads disturbs no other pair", async () => {
+  const { peers, sessions, session } = await inCall();
+  sessions.follow(session, group({ bob: [1], carol: [1] }));
+  assert.deepEqual([...session.peers.keys()], ["bob", "carol"]);
+  sessions.follow(session, group({ bob: [1], carol: [1], dave: [1] }));
+  sessions.follow(session, group({ bob: [2], carol: [1], dave: [1] }));
+  assert.deepEqual(peers.map((one) => [one.options.theirEpoch, one.closed]), [[1, false], [1, false], [1, false], [2, false]]);
+  sessions.follow(session, group({ bob: [2], dave: [1] }));
+  assert.deepEqual(peers.map((one) => one.closed), [false, true, false, false]); // the first fades until the new one has media
+});
+
+test("what goes up is shared by the others of a group, and is not bounded between two", async () => {
+  const { peers, sessions, session } = await inCall();
+  assert.equal(peers[0].bounds, null);
+  sessions.follow(session, group({ bob: [1], carol: [1] }));
+  assert.deepEqual(peers.map((one) => one.bounds), Array(2).fill({ bitrate: 1_200_000, scale: 1 }));
+  sessions.follow(session, group({ bob: [1], carol: [1], dave: [1], erin: [1], frank: [1], gina: [1], hans: [1], ines: [1] }));
+  assert.deepEqual(peers.map((one) => one.bounds), Array(8).fill({ bitrate: 300_000, scale: 2 }));
+  sessions.follow(session, group({ carol: [1] }));
+  assert.equal(peers[1].bounds, null);
+});
+
+test("of several cameras that go on at once those stay that have the first places", async () => {
+  const { clock, said, sessions, session } = await inCall();
+  await session.media.setCam(true);
+  const crowd = group({ bob: [1, true], carol: [1, true] }, { cam: true });
+  sessions.follow(session, crowd);
+  await clock.pass(1000);
+  assert.equal(session.media.cam, true);
+  await clock.pass(3000);
+  assert.deepEqual([session.media.cam, said], [false, ["crowded"]]);
+  assert.equal(sessions.mayBeSeen(session), false);
+  sessions.follow(session, group({ bob: [1, true], carol: [1] }));
+  assert.equal(sessions.mayBeSeen(session), true);
+});
+
+test("when somebody else makes room first, the camera stays on", async () => {
+  const { clock, said, sessions, session } = await inCall();
+  await session.media.setCam(true);
+  sessions.follow(session, group({ bob: [1, true], carol: [1, true] }, { cam: true }));
+  sessions.follow(session, group({ bob: [1, true], carol: [1] }, { cam: true }));
+  await clock.pass(5000);
+  assert.deepEqual([session.media.cam, said], [true, []]);
+});
+
+test("in a group nobody is asked for video", async () => {
+  const { peers, sessions, session } = await inCall();
+  sessions.askForVideo(session);
+  sessions.follow(session, group({ bob: [1], carol: [1] }));
+  assert.equal(session.video, null);
+  peers[0].options.onNote({ video: "ask" });
+  assert.equal(session.video, null);
 });

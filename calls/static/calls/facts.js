@@ -112,7 +112,7 @@ function inCall(view, me, sessions, session) {
     theirMic: leg.mic,
     theirCam: leg.cam,
     theirScreen: leg.cam && Boolean(shown?.screen),
-    quality: qualityOf(session?.quality),
+    quality: qualityOf(shown?.quality),
     asking: session?.video === "asking",
     asked: session?.video === "asked",
     media: session?.media ?? { speaks: true, cam: false, screen: false, problem: null },

@@ -105,6 +105,8 @@ const sessions = new Sessions({
   ice: () => ice,
   choice: () => gear.choice,
   onVideo: (session, answer) => phone.videoAnswered(session, answer),
+  cameras: boot.cameras,
+  onCrowded: () => phone.crowded(),
   onChange: update,
 });
 
@@ -158,7 +160,7 @@ const actions = {
   hangup: () => phone.hangUp(),
   move: ({ key }) => phone.moveHere(key),
   mic: () => phone.withMedia((media) => media.setMic(!media.speaks)),
-  cam: () => phone.withMedia((media) => media.setCam(!media.cam)),
+  cam: () => phone.switchCam(),
   flip: () => {
     const used = phone.session?.media.tracks.video?.getSettings().deviceId;
     changeGear("cam", gear.nextCamera(used));

@@ -35,6 +35,8 @@ export class Peer {
   #early = []; // theirs, before their description
   #timer = {};
   #measured = null;
+  #bound = null;
+  #bounded = false; // it is, or was once
   #closed = false;
 
   // options:
@@ -57,7 +59,10 @@ export class Peer {
     pc.onicecandidate = ({ candidate }) => candidate && this.#trickle(candidate);
     pc.onnegotiationneeded = () => this.#offer();
     pc.oniceconnectionstatechange = () => this.#watch();
-    pc.onconnectionstatechange = () => options.onChange();
+    pc.onconnectionstatechange = () => {
+      this.#restrict();
+      options.onChange();
+    };
     if (!options.polite) {
       for (const kind of options.kinds) {
         pc.addTransceiver(this.#tracks[kind] ?? kind, { direction: "sendrecv" });
@@ -76,6 +81,32 @@ export class Peer {
   async setTrack(kind, track) {
     this.#tracks[kind] = track;
     await this.#transceiver(kind)?.sender.replaceTrack(track);
+  }
+
+  // How much of a picture is sent at most: {bitrate (bits a second), scale (2: half as wide and half as high)}, or null.
+  async bound(bound) {
+    if (bound?.bitrate === this.#bound?.bitrate && bound?.scale === this.#bound?.scale) return;
+    this.#bound = bound;
+    await this.#restrict();
+  }
+
+  async #restrict() {
+    const sender = this.#transceiver("video")?.sender;
+    const parameters = this.#bound || this.#bounded ? sender?.getParameters() : null;
+    if (this.#closed || !parameters?.encodings?.length) return; // it is done when the connection is up
+    this.#bounded = true;
+    for (const encoding of parameters.encodings) {
+      if (this.#bound) encoding.maxBitrate = this.#bound.bitrate;
+      else delete encoding.maxBitrate;
+      encoding.scaleResolutionDownBy = this.#bound?.scale ?? 1;
+    }
+    await sender.setParameters(parameters).catch(() => {}); // the next change of the connection tries again
+  }
+
+  // How loud the other side is now, 0…1.
+  get loudness() {
+    const [source] = this.#transceiver("audio")?.receiver.getSynchronizationSources?.() ?? [];
+    return source?.audioLevel ?? 0;
   }
 
   // A signal's body arrived. Handled one after the other; of another epoch: not at all.

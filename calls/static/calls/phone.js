@@ -1,7 +1,7 @@
 // The calls of this page: what people do with them, and what follows from each view that the server sends.
 // It gives commands and opens sessions; it draws nothing.
-import { apply, current, held, myLeg, none, otherLegs, personOf, place, prune, rings } from "./state.js";
-import { endedToast, endedWords, problemWords, refusalWords, videoWords } from "./words.js";
+import { apply, current, held, mayBeSeen, myLeg, none, otherLegs, personOf, place, prune, rings } from "./state.js";
+import { crowdedWords, endedToast, endedWords, problemWords, refusalWords, videoWords } from "./words.js";
 
 const TRY_AGAIN_MS = 5_000;
 const ANSWER_WITHIN_MS = 10_000; // an older answer the server refuses
@@ -131,11 +131,13 @@ export class Phone {
     this.over = null;
     sounds.silence();
     const { kind } = item.view;
-    const session = sessions.open(id, kind, { cam });
+    const seen = cam && mayBeSeen(item.view, me, sessions.cameras);
+    const session = sessions.open(id, kind, { cam: seen });
+    if (cam && !seen && kind === "video") this.crowded();
     const other = this.current;
     onChange();
     const stillRings = () => this.calls[id] && rings(this.calls[id], now());
-    if (!(await permitted(kind === "video" && cam))) {
+    if (!(await permitted(kind === "video" && seen))) {
       await session.ready;
       if (!(await this.#heardOrAgreed(session, personOf(item.view, me), stillRings))) {
         this.answering.delete(id);
@@ -225,6 +227,19 @@ export class Phone {
     sessions.remember(session);
     if (session.media.problem && session.media.problem !== problem) toast(problemWords(session.media.problem));
     onChange();
+  }
+
+  // A group has room for so many cameras.
+  switchCam() {
+    const { sessions } = this.#options;
+    const { session } = this;
+    if (session && !session.media.cam && !sessions.mayBeSeen(session)) return this.crowded();
+    return this.withMedia((media) => media.setCam(!media.cam));
+  }
+
+  crowded() {
+    const { sessions, toast } = this.#options;
+    toast(crowdedWords(sessions.cameras));
   }
 
   // What became of the wish to add video to an audio call.

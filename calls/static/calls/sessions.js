@@ -1,6 +1,7 @@
 // What this page adds to a call it has, or is about to have: microphone, camera, and a connection to each other leg.
-// It follows the views that it is shown and decides nothing of a call.
-import { myLeg, peersOf } from "./state.js";
+// One microphone and one camera serve all connections. It follows the views that it is shown and decides nothing of a
+// call.
+import { camerasOf, mayBeSeen, myLeg, peersOf } from "./state.js";
 
 const EARLY_SIGNALS = 200;
 const TRY_AGAIN_MS = 5_000;
@@ -8,19 +9,27 @@ const HANDOVER_MS = 6_000; // so long a connection that is being replaced may go
 const LOOK_MS = 100;
 const ASK_EVERY_MS = 3_000; // a note may be lost
 const ASK_FOR_MS = 30_000;
+const CROWDED_MS = 3_000; // more cameras than are allowed: perhaps one of them is just being switched off
+const ALL_PICTURES = 2_400_000; // bits a second for what is sent to all the others of a group together
+const LEAST_PICTURE = 150_000;
 
 export class Sessions {
   #options;
   #all = new Map(); // by call id
 
   // options: me (user id), timers, socket, ice() (the servers of now), choice() (the devices preferred), Media, Peer,
-  //   now(), onChange(), onVideo(session, "yes" | "no" | "unanswered"): what became of the wish to add video
+  //   now(), onChange(), onVideo(session, "yes" | "no" | "unanswered"): what became of the wish to add video,
+  //   cameras (how many there may be in a group), onCrowded(session): the camera was switched off, there are too many
   constructor(options) {
     this.#options = options;
   }
 
   get size() {
     return this.#all.size;
+  }
+
+  get cameras() {
+    return this.#options.cameras;
   }
 
   get(id) {
@@ -45,9 +54,9 @@ export class Sessions {
     });
     const session = {
       id, kind, media,
-      peers: new Map(), // by user: {epoch, theirEpoch, peer, stream, screen}
+      peers: new Map(), // by user: {epoch, theirEpoch, peer, stream, screen, quality}
       fading: new Map(), // by user: what is shown until the new connection has media
-      early: [], opened: false, preview: null, quality: null,
+      early: [], opened: false, preview: null, view: null, crowded: false,
       video: wish.video ?? null, // in an audio call: null · asking · asked · on
     };
     this.#all.set(id, session);
@@ -72,19 +81,21 @@ export class Sessions {
     const session = this.#all.get(id);
     if (!session) return;
     this.#all.delete(id);
-    const entry = [...session.peers.values()].find(({ peer }) => peer.link === "up");
-    if (!entry) return shut(session);
-    const sound = new Audio();
-    sound.srcObject = entry.stream;
-    sound.play().catch(() => {});
-    let ended = false;
+    const entries = [...session.peers.values()].filter(({ peer }) => peer.link === "up");
+    if (!entries.length) return shut(session);
+    const sounds = entries.map(({ stream }) => Object.assign(new Audio(), { srcObject: stream }));
+    for (const sound of sounds) sound.play().catch(() => {});
+    let going = entries.length;
     const end = () => {
-      if (ended) return;
-      ended = true;
-      sound.srcObject = null;
+      for (const sound of sounds) sound.srcObject = null;
       shut(session);
     };
-    entry.peer.whenLeft(end);
+    for (const { peer } of entries) {
+      peer.whenLeft(() => {
+        going -= 1;
+        if (going === 0) end();
+      });
+    }
     this.#options.timers.setTimeout(end, HANDOVER_MS);
   }
 
@@ -98,9 +109,16 @@ export class Sessions {
 
   // The server's newest view of a call that this page has.
   follow(session, view) {
-    session.theirCam = view.legs.some((leg) => leg.user !== this.#options.me && leg.cam);
+    session.view = view;
+    if (view.group && session.video !== "on") session.video = null; // in a group everybody decides alone about their camera
     this.#connect(session, view); // camera and microphone follow when they are open: nothing waits for them
     if (session.opened) this.#tellMedia(session, view);
+    this.#count(session);
+  }
+
+  // Whether one's own camera may be on beside those of the others.
+  mayBeSeen(session) {
+    return !session.view || mayBeSeen(session.view, this.#options.me, this.#options.cameras);
   }
 
   // Mail may come before the view that says whom it is from; what is for another epoch the peer itself ignores.
@@ -109,7 +127,7 @@ export class Sessions {
     if (!session) return;
     const entry = session.peers.get(frame.from.user);
     if (entry && entry.theirEpoch >= frame.from.epoch) entry.peer.accept(frame.body);
-    else if (session.early.length < EARLY_SIGNALS) session.early.push(frame);
+    else session.early = [...session.early, frame].slice(-EARLY_SIGNALS);
   }
 
   // Signals can pass again after they could not.
@@ -124,7 +142,7 @@ export class Sessions {
 
   async measure() {
     for (const session of this.#all.values()) {
-      for (const { peer } of session.peers.values()) session.quality = (await peer.quality().catch(() => null)) ?? session.quality;
+      for (const entry of session.peers.values()) entry.quality = (await entry.peer.quality().catch(() => null)) ?? entry.quality;
     }
     this.#options.onChange();
   }
@@ -183,7 +201,7 @@ export class Sessions {
 
   remember({ id, media, video }) {
     try {
-      const kept = { mic: media.mic, cam: media.cam, video: video === "on" ? "on" : null };
+      const kept = { mic: media.mic, cam: media.cam, video: video === "on" || media.cam ? "on" : null };
       sessionStorage.setItem(`calls.media.${id}`, JSON.stringify(kept));
     } catch {
       // storage is forbidden: a reload starts unmuted
@@ -197,6 +215,7 @@ export class Sessions {
   #sent(session, kind, track) {
     for (const { peer } of session.peers.values()) peer.setTrack(kind, track);
     if (kind === "video") {
+      this.#share(session);
       session.preview = track && new MediaStream([track]);
       this.#note(session, { screen: session.media.screen });
     }
@@ -210,7 +229,7 @@ export class Sessions {
   // What the other page says besides: {screen} · {video: "ask" | "yes" | "no"}
   #noted(session, entry, note) {
     if (typeof note.screen === "boolean") entry.screen = note.screen;
-    if (note.video === "ask") {
+    if (note.video === "ask" && !session.view?.group) {
       if (session.video === "asking") this.#answered(session, "yes"); // both asked at once
       if (session.video === "on") this.#note(session, { video: "yes" });
       else session.video = "asked";
@@ -237,8 +256,35 @@ export class Sessions {
       else entry.peer.close();
     }
     for (const one of wanted) {
-      if (!session.peers.has(one.user)) this.#meet(session, view, one);
+      if (!session.peers.has(one.user)) this.#meet(session, one);
     }
+    this.#share(session);
+  }
+
+  // What goes up to all the others together stays the same, however many they are. Between two there is no bound.
+  #share(session) {
+    const others = session.peers.size;
+    const bitrate = Math.max(LEAST_PICTURE, Math.round(ALL_PICTURES / others));
+    const scale = others < 3 || session.media.screen ? 1 : others < 5 ? 1.5 : 2; // words on a screen stay to be read
+    for (const { peer } of session.peers.values()) peer.bound(others < 2 ? null : { bitrate, scale });
+  }
+
+  // Several cameras may have gone on at once. Those who came first stay; everybody else goes on with sound.
+  #count(session) {
+    const tooMany = () => {
+      const cameras = camerasOf(session.view);
+      return session.media.sendsVideo && cameras.indexOf(this.#options.me) >= this.#options.cameras && session.view.group;
+    };
+    if (session.crowded || !tooMany()) return;
+    session.crowded = true;
+    this.#options.timers.setTimeout(async () => {
+      session.crowded = false;
+      if (this.#all.get(session.id) !== session || !tooMany()) return;
+      await session.media.setCam(false);
+      this.remember(session);
+      this.#options.onCrowded(session);
+      this.#options.onChange();
+    }, CROWDED_MS);
   }
 
   // The other side moved to another device, or loaded its page again: what there is stays until what comes has media.
@@ -249,7 +295,7 @@ export class Sessions {
     const look = async () => {
       if (session.fading.get(user) !== entry) return;
       const next = session.peers.get(user);
-      const ready = next && (await next.peer.flowing(session.theirCam));
+      const ready = next && (await next.peer.flowing(camerasOf(session.view).includes(user)));
       if (!ready && now() < until && this.#all.get(session.id) === session) return timers.setTimeout(look, LOOK_MS);
       session.fading.delete(user);
       entry.peer.close();
@@ -258,9 +304,9 @@ export class Sessions {
     look();
   }
 
-  #meet(session, view, { user, epoch, theirEpoch, polite }) {
+  #meet(session, { user, epoch, theirEpoch, polite }) {
     const { timers, socket, ice, Peer, onChange } = this.#options;
-    const entry = { epoch, theirEpoch, stream: new MediaStream(), screen: false };
+    const entry = { epoch, theirEpoch, stream: new MediaStream(), screen: false, quality: null };
     entry.peer = new Peer({
       epoch,
       theirEpoch,

@@ -105,6 +105,16 @@ function politeToward(mine, theirs) {
   return mine.dir === theirs.dir ? mine.user > theirs.user : mine.dir === "in";
 }
 
+// Who sends a picture, those first who have the first places in the call.
+export function camerasOf(view) {
+  return view.legs.filter((leg) => leg.state === "joined" && leg.cam).map((leg) => leg.user);
+}
+
+// A group of pages that each send to each other has room for so many cameras (`most`). May mine be among them?
+export function mayBeSeen(view, user, most) {
+  return !view.group || camerasOf(view).filter((other) => other !== user).length < most;
+}
+
 // The call this page is in, or is calling with: its item, or null. `leaving`: ids hung up here already.
 export function current(calls, leaving, now) {
   const mine = Object.values(calls).find(

@@ -242,6 +242,16 @@ export function inCallWords({ person, video, link, online, theirMic, theirCam, t
   };
 }
 
+// There are as many cameras in a group as there may be.
+export function crowdedWords(most) {
+  const words = ngettext(
+    "{most} camera is on, and this call has no room for more. You go on with sound.",
+    "{most} cameras are on, and this call has no room for more. You go on with sound.",
+    most,
+  );
+  return put(words, { most });
+}
+
 // The other side did not agree to add video.
 export function videoWords(answer, person) {
   const words =
