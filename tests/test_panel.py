@@ -11,6 +11,7 @@ import tracemalloc
 import uuid
 import zipfile
 from typing import get_args
+from urllib.parse import urlencode
 
 import pytest
 from asgiref.sync import async_to_sync, sync_to_async
@@ -56,7 +57,7 @@ async def ask(operator):
 
     def request(path, data):
         if data is None:
-            return operator.get(f"/admin/{path}")
+            return operator.get(f"/admin/{path}", follow=True)
         return operator.post(f"/admin/{path}", data, follow=True)
 
     async def get(path, **data):
@@ -207,6 +208,14 @@ async def test_limits_and_multi_device_are_changed_on_many_lines_at_once(ask, pa
     assert (await bob.until(lambda frame: frame["t"] == "line"))["line"]["max_incoming"] == 3
     lines = [line async for line in Line.objects.filter(user__in=[people["bob"], people["carol"]])]
     assert [(line.max_incoming, line.multi_device, line.max_outgoing) for line in lines] == [(3, False, None)] * 2
+    unsaid = await ask("devices/line/", **chosen, apply="1", max_legs="set")
+    assert "Say how many people in one call." in unsaid
+    await ask("devices/line/", **chosen, apply="1", max_legs="set", max_legs_number=4, may_transfer="off")
+    lines = [line async for line in Line.objects.filter(user__in=[people["bob"], people["carol"]])]
+    assert [(line.max_legs, line.may_transfer, line.max_incoming) for line in lines] == [(4, False, 3)] * 2
+    await ask("devices/line/", **chosen, apply="1", max_legs="inherit", may_transfer="inherit")
+    lines = [line async for line in Line.objects.filter(user__in=[people["bob"], people["carol"]])]
+    assert [(line.max_legs, line.may_transfer) for line in lines] == [(None, None)] * 2
 
 
 @pytest.mark.parametrize("path", ["devices/device/", "devices/line/"])
@@ -328,6 +337,55 @@ async def test_a_call_of_several_is_found_told_and_somebody_is_taken_out_of_it(a
     assert change.changes == {"removed": ["", f"user {people['carol'].pk}"]}
     other = await Leg.objects.filter(call=two).afirst()
     assert "dave was not in the call any more" in (await ask(f"calls/call/{two}/remove/", leg=other.pk)).lower()
+
+
+async def test_the_operator_calls_one_more_person_into_a_live_call(ask, page, people):
+    alice, bob, carol = [await page(name) for name in ("alice", "bob", "carol")]
+    call = (await alice.invite("bob"))["call"]["id"]
+    await bob.sees(call)
+    await bob.ask("answer", call=call)
+    assert "by user name" in await ask(f"calls/call/{call}/change/")
+    add = f"calls/call/{call}/add/"
+    assert "Say the user name" in await ask(add, user="")
+    assert "no active person with the user name nobody" in await ask(add, user="nobody")
+    assert "Bob is in the call already" in await ask(add, user="bob")
+    assert "Carol is called into the call" in await ask(add, user="carol")
+    await carol.sees(call, me={"state": "ringing"})
+    change = await LogEntry.objects.filter(object_pk=call).alatest("pk")
+    assert change.changes == {"added": ["", f"user {people['carol'].pk}"]}
+    await sync_to_async(switchboard.change_line)(people["dave"].pk, max_incoming=0)
+    assert "Dave was not rung: busy" in await ask(add, user="dave")
+    await alice.ask("end", call=call)
+    assert "The call had ended before" in await ask(add, user="carol")
+
+
+async def test_calls_are_found_by_two_people_and_by_days(ask, page, people):
+    await sync_to_async(get_user_model().objects.filter(username="bob").update)(first_name="Bob", last_name="van Dyk")
+    alice, bob, carol = [await page(name) for name in ("alice", "bob", "carol")]
+
+    async def call(caller, callee):
+        id = (await caller.invite(callee.user))["call"]["id"]
+        await caller.ask("hangup", call=id)
+        return id
+
+    between, back, other = await call(alice, bob), await call(bob, alice), await call(carol, bob)
+    for words in ("alice bob", "bob  alice", "ali van dyk", "bob van dyk alice"):
+        listed = await ask("calls/call/?" + urlencode({"q": words}))
+        assert between in listed and back in listed and other not in listed, words
+    assert other in await ask("calls/call/?q=bob+dyk"), "the name of one person"
+    for words in ("alice dave", "alice bob carol dave erin", "alice nobody"):
+        assert "0 calls" in await ask("calls/call/?" + urlencode({"q": words})), words
+
+    await Call.objects.filter(pk=between).aupdate(placed_at="2026-03-03T23:59:59Z")
+    await Call.objects.filter(pk=back).aupdate(placed_at="2026-03-04T00:00:00Z")
+    one_day = await ask("calls/call/?from=2026-03-03&until=2026-03-03&state=ended")
+    assert between in one_day and back not in one_day and other not in one_day
+    assert 'value="2026-03-03"' in one_day and '<input type="hidden" name="state" value="ended">' in one_day
+    since = await ask("calls/call/?from=2026-03-04&q=alice+bob")
+    assert back in since and between not in since and 'name="q" value="alice bob"' in since
+    assert between not in await ask("calls/call/?until=2026-03-02")
+    wrong = await ask("calls/call/?from=last+Tuesday")
+    assert other in wrong, "the list without the filter"
 
 
 async def test_calls_that_were_brought_together_tell_where_they_went(ask, page, people):

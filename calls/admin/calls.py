@@ -6,13 +6,16 @@ from typing import Any
 
 from django import forms
 from django.contrib import admin, messages
+from django.contrib.admin.options import IncorrectLookupParameters
 from django.contrib.admin.utils import unquote
 from django.contrib.admin.views.main import SEARCH_VAR, ChangeList
 from django.core.exceptions import PermissionDenied
 from django.db.models import (
     BooleanField,
+    Exists,
     ExpressionWrapper,
     F,
+    OuterRef,
     Prefetch,
     Q,
     QuerySet,
@@ -30,7 +33,7 @@ from django.utils.safestring import SafeString
 from import_export import resources
 from import_export.fields import Field
 
-from calls import aggregates, audit, machine, switchboard
+from calls import aggregates, audit, conf, machine, switchboard
 from calls.admin import story
 from calls.admin.base import Exported, PanelList, ReadOnlyAdmin, are_too_many, first_people
 from calls.models import Call, Leg
@@ -38,7 +41,14 @@ from devices import times
 
 LISTED_LEGS, SHOWN_LEGS, EXPORTED_LEGS = 8, 50, 100  # of a call: in the list, on its page, and in a file
 MAX_CALLERS = 100  # people whose calls one search shows: all calls of each are looked through
+MAX_NAMES = 4  # words in the names of two people
 ENDED = ExpressionWrapper(Q(state="ended"), BooleanField())  # as in the index: live calls come first
+NOT_ADDED = {
+    "not_found": "There is no active person with the user name {}.",
+    "call_ended": "The call had ended before.",
+    "full": "The call has as many people as it may have.",
+    "not_allowed": "{} was rung several times within a minute. Wait a little and try again.",
+}
 OVER = ExpressionWrapper(Q(ended_at__isnull=False), BooleanField())  # the same, said without the index
 TIMES = (("hour", "Last hour", dt.timedelta(hours=1)), ("day", "Last 24 hours", dt.timedelta(days=1)),
          ("week", "Last 7 days", dt.timedelta(days=7)), ("month", "Last 30 days", dt.timedelta(days=30)))  # fmt: skip
@@ -110,6 +120,61 @@ class TimeFilter(admin.SimpleListFilter):
         return queryset.filter(aggregates.since(times.now() - back)) if back else queryset
 
 
+class DaysFilter(admin.ListFilter):
+    """Placed on these days, the last one included, in the site's time zone. Its fields stand in a form of their own."""
+
+    title = "days"
+    template = "admin/calls/call/days.html"
+    ENDS = ("from", "until")
+
+    def __init__(self, request: HttpRequest, params: dict[str, Any], model: Any, model_admin: Any) -> None:
+        super().__init__(request, params, model, model_admin)  # type: ignore[arg-type]
+        for name in self.ENDS:
+            if name in params:
+                self.used_parameters[name] = params.pop(name)[-1]
+        self.kept: list[tuple[str, str]] = []
+
+    def has_output(self) -> bool:
+        return True
+
+    def expected_parameters(self) -> list[str]:
+        return list(self.ENDS)
+
+    def choices(self, changelist: Any) -> list[dict[str, Any]]:
+        self.kept = [pair for pair in changelist.get_filters_params().items() if pair[0] not in self.ENDS]
+        if changelist.query:
+            self.kept.append((SEARCH_VAR, changelist.query))
+        kept = [(name, value[-1] if isinstance(value, list) else value) for name, value in self.kept]
+        without = changelist.get_query_string(remove=list(self.ENDS))
+        return [{"kept": kept, "without": without, **{name: self.used_parameters.get(name, "") for name in self.ENDS}}]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Call]) -> QuerySet[Call]:
+        first, last = (_day(self.used_parameters.get(name, "")) for name in self.ENDS)
+        if first:
+            queryset = queryset.filter(aggregates.since(_midnight(first)))
+        if last:
+            queryset = queryset.filter(placed_at__lt=_midnight(last + dt.timedelta(days=1)))
+        return queryset
+
+
+def _day(text: str) -> dt.date | None:
+    """Raises IncorrectLookupParameters, which leads to the list without filters."""
+    try:
+        return dt.date.fromisoformat(text) if text else None
+    except ValueError as error:
+        raise IncorrectLookupParameters from error
+
+
+def _midnight(day: dt.date) -> dt.datetime:
+    return timezone.make_aware(dt.datetime.combine(day, dt.time()))
+
+
+class AddForm(forms.Form):
+    """Whom to ring into a call."""
+
+    user = forms.CharField(max_length=150, label="User name")
+
+
 class NoteForm(forms.Form):
     """Why a call is ended, for those who are in it."""
 
@@ -167,9 +232,9 @@ class CallAdmin(Exported, ReadOnlyAdmin):
 
     resource_classes = [CallResource]
     list_display = ("placed", "who", "kind", "now", "rang", "lasted", "answered_on")
-    list_filter = (StateFilter, ReasonFilter, KindFilter, SizeFilter, TimeFilter)
+    list_filter = (StateFilter, ReasonFilter, KindFilter, SizeFilter, TimeFilter, DaysFilter)
     search_fields = ("id",)
-    search_help_text = "User name, name, or the id of a call"
+    search_help_text = "One person, two people whose calls with each other you look for, or the id of a call"
     sortable_by = ()
     actions = ("end_call",)
 
@@ -196,16 +261,19 @@ class CallAdmin(Exported, ReadOnlyAdmin):
             return queryset.filter(pk=uuid.UUID(term)), False
         except ValueError:
             people, more = first_people(term, MAX_CALLERS)
+        theirs = Leg.objects.filter(user__in=people).order_by()
+        if not people:  # nobody has all of these words in the name: they may be the names of two people
+            theirs, more = _between(term)
         if more:
             messages.warning(
                 request, f"More than {MAX_CALLERS} people fit: calls of the first {MAX_CALLERS} are shown."
             )
-        theirs = Leg.objects.filter(user__in=people).order_by().values("call")
-        return queryset.filter(pk__in=theirs), False
+        return queryset.filter(pk__in=theirs.values("call")), False
 
     def get_urls(self) -> list[URLPattern]:
-        end, remove = map(self.admin_site.admin_view, (self.end_view, self.remove_view))
+        end, add, remove = map(self.admin_site.admin_view, (self.end_view, self.add_view, self.remove_view))
         return [
+            path("<uuid:call_id>/add/", add, name="calls_call_add"),
             path("<uuid:call_id>/end/", end, name="calls_call_end"),
             path("<uuid:call_id>/remove/", remove, name="calls_call_remove"),
             *super().get_urls(),
@@ -266,6 +334,30 @@ class CallAdmin(Exported, ReadOnlyAdmin):
             messages.success(request, "The call was ended, and everybody in it was told.")
         else:
             messages.warning(request, "The call had ended before.")
+        return redirect("admin:calls_call_change", call.pk)
+
+    def add_view(self, request: HttpRequest, call_id: uuid.UUID) -> HttpResponse:
+        """Rings one more person into a call."""
+        call = self._call_to_change(request, call_id)
+        form = AddForm(request.POST)
+        if not form.is_valid():
+            messages.error(request, "Say the user name of the person to add.")
+            return redirect("admin:calls_call_change", call.pk)
+        name = form.cleaned_data["user"]
+        if any(leg.username == name and leg.state in machine.LIVE for leg in call.legs.all()):
+            messages.warning(request, f"{name} is in the call already.")
+            return redirect("admin:calls_call_change", call.pk)
+        command = machine.AddByOperator(request.user.get_username(), (), conf.get("RING_S"), (name,))
+        outcome = switchboard.perform(call.pk, command)
+        leg = outcome.call and machine.leg_named(outcome.call, name)
+        if outcome.refused is not None:
+            messages.warning(request, NOT_ADDED.get(outcome.refused.code, "Nobody was added.").format(name))
+        elif leg is None or leg.state not in machine.LIVE:
+            why = story.REASONS.get(leg.state, leg.state).lower() if leg else "unknown"
+            messages.warning(request, f"{name} was not rung: {why}.")
+        else:
+            audit.record(request, call, added=("", f"user {leg.key}"))
+            messages.success(request, f"{name} is called into the call.")
         return redirect("admin:calls_call_change", call.pk)
 
     def remove_view(self, request: HttpRequest, call_id: uuid.UUID) -> HttpResponse:
@@ -332,6 +424,22 @@ class CallAdmin(Exported, ReadOnlyAdmin):
             return False
         audit.record(request, call, state=(call.state, "ended"), note=("", note))
         return True
+
+
+def _between(term: str) -> tuple[QuerySet[Leg], bool]:
+    """Legs in calls of two people with each other, one named by the first words and one by the rest, wherever the first
+    name ends; and whether more people fit than are looked at."""
+    words, found, more = term.split(), Leg.objects.none(), False
+    if len(words) > MAX_NAMES:
+        return found, False
+    for end in range(1, len(words)):
+        (ones, more_ones), (others, more_others) = (
+            first_people(" ".join(part), MAX_CALLERS) for part in (words[:end], words[end:])
+        )
+        other = Leg.objects.filter(call=OuterRef("call"), user__in=others).exclude(user=OuterRef("user"))
+        found |= Leg.objects.filter(Exists(other.order_by()), user__in=ones)
+        more |= bool(ones and others) and (more_ones or more_others)
+    return found.order_by(), more
 
 
 def _first_legs(most: int) -> Prefetch:

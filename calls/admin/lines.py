@@ -206,6 +206,12 @@ class ManyForm(forms.Form):
     max_outgoing_number = forms.IntegerField(
         min_value=0, max_value=32767, required=False, label="Outgoing calls at a time"
     )
+    max_legs = forms.ChoiceField(choices=LIMIT, required=False, label="People limit")
+    max_legs_number = forms.IntegerField(min_value=2, max_value=32767, required=False, label="People in one call")
+    may_transfer = forms.ChoiceField(
+        choices=(("", "Leave as it is"), ("inherit", "Inherit"), ("on", "Yes"), ("off", "No")),
+        required=False, label="May transfer calls",
+    )  # fmt: skip
     edition = forms.ChoiceField(
         choices=[("", "Leave as it is"), ("inherit", "Inherit"), *Rules.Edition.choices],
         required=False, label="Multi-device edition",
@@ -223,13 +229,14 @@ class ManyForm(forms.Form):
 
     def clean(self) -> dict[str, Any]:
         said = super().clean() or {}
-        for field in LIMITS:
+        for field in INHERITED:
             if (
                 said.get(field) == "set"
                 and said.get(f"{field}_number") is None
                 and not self.has_error(f"{field}_number")
             ):
-                self.add_error(f"{field}_number", "Say how many calls at a time.")
+                what = "people in one call" if field == "max_legs" else "calls at a time"
+                self.add_error(f"{field}_number", f"Say how many {what}.")
         if said.get("edition") == "until" and not said.get("edition_until") and not self.has_error("edition_until"):
             self.add_error("edition_until", "Say until when multi-device is allowed.")
         if not self.errors and not self.changes(said):
@@ -242,9 +249,11 @@ class ManyForm(forms.Form):
         changes: dict[str, Any] = {
             name: said[name] == "on" for name in ("multi_device", "may_switch") if said.get(name)
         }
-        for field in LIMITS:
+        for field in INHERITED:
             if said.get(field):
                 changes[field] = said[f"{field}_number"] if said[field] == "set" else None
+        if said.get("may_transfer"):
+            changes["may_transfer"] = {"inherit": None, "on": True, "off": False}[said["may_transfer"]]
         if said.get("edition"):
             changes["edition"] = "" if said["edition"] == "inherit" else said["edition"]
             changes["edition_until"] = said["edition_until"] if said["edition"] == "until" else None
@@ -522,7 +531,10 @@ def sign_out(request: HttpRequest, devices: QuerySet[Device]) -> int:
 class LineGroupAdmin(Exported, LimitsAdmin):
     """Rules for many lines: what a line does not say itself, its group says."""
 
-    list_display = ("name", "incoming_limit", "outgoing_limit", "edition", "edition_until", "number")
+    list_display = (
+        "name", "incoming_limit", "outgoing_limit", "people_limit", "may_transfer", "edition", "edition_until",
+        "number",
+    )  # fmt: skip
     search_fields = ("name",)
     ordering = ("name",)
     fields = ("name", *INHERITED, "may_transfer", "edition", "edition_until")

@@ -35,7 +35,7 @@ OFFERED = {  # what each list may be asked: a new filter is added here on purpos
     },
     LineGroup: set(),
     Device: {"online", "kind__exact", "kind__isnull", "user__id__exact"},
-    Call: {"state", "reason", "kind", "placed"},
+    Call: {"state", "reason", "kind", "people", "placed", "from", "until"},
     LogEntry: {
         "what", "action__exact", "action__isnull", "timestamp__gte", "timestamp__lt", "timestamp__isnull",
     },
