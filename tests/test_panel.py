@@ -189,6 +189,40 @@ def test_the_panel_is_in_english_whatever_the_browser_prefers(operator, people):
     assert 'lang="de"' in operator.get("/", headers={"Accept-Language": "de"}).content.decode()
 
 
+# ── deleting a person ──
+
+
+async def test_a_person_who_was_in_calls_is_erased_and_the_calls_stay(ask, page, people):
+    call, alice, _ = await a_call(page, "alice", "bob")
+    erase = f"auth/user/{people['bob'].pk}/delete/"
+    assert "bob is called or in a call: end that call first" in await ask(erase)
+    await ask(erase, post="yes")
+    assert (await get_user_model().objects.aget(pk=people["bob"].pk)).get_username() == "bob"
+    await alice.ask("hangup", call=call)
+    page_before = await ask(erase)
+    assert "What goes" in page_before and "What stays" in page_before
+    await ask(erase, post="yes")
+    shell = await get_user_model().objects.aget(pk=people["bob"].pk)
+    assert (shell.get_username(), shell.is_active) == (f"erased-{shell.pk}", False)
+    assert not await Device.objects.filter(user=shell).aexists()
+    assert "bob" not in await ask(f"calls/call/{call}/change/")
+    change = await LogEntry.objects.filter(object_pk=str(shell.pk), content_type__model="user").alatest("pk")
+    assert change.changes == {"erased": ["", "yes"]} and "bob" not in change.object_repr
+
+
+async def test_a_person_who_was_in_no_call_is_gone_and_many_go_at_once(ask, page, people):
+    dave = await page("dave")
+    call, alice, _ = await a_call(page, "alice", "bob")
+    await alice.ask("hangup", call=call)
+    chosen = {"action": "delete_selected", "_selected_action": [people[name].pk for name in ("carol", "dave", "bob")]}
+    confirm = await ask("auth/user/", **chosen)
+    assert "carol" in confirm and "dave" in confirm
+    await ask("auth/user/", **chosen, post="yes")
+    left = get_user_model().objects.filter(pk__in=chosen["_selected_action"])
+    assert [user.get_username() async for user in left] == [f"erased-{people['bob'].pk}"]
+    assert await dave.closed() == 4401
+
+
 # ── many at once ──
 
 

@@ -1,25 +1,28 @@
 """Accounts and roles. Nobody can give somebody, or themselves, more than they have."""
 
+import io
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
-from django.contrib import admin
+from django.contrib import admin, messages
 from django.contrib.auth import get_user_model
 from django.contrib.auth.admin import GroupAdmin, UserAdmin
 from django.contrib.auth.forms import ReadOnlyPasswordHashWidget, UserChangeForm
 from django.contrib.auth.models import Group, Permission
+from django.core.management import CommandError, call_command
 from django.db import transaction
-from django.db.models import Exists, OuterRef
+from django.db.models import ProtectedError
 from django.http import HttpRequest, HttpResponse
 
-from calls import switchboard
+from calls import audit, switchboard
 from calls.admin.base import NAMES, PanelAdmin, with_words
-from calls.models import Leg
+from calls.models import LIVE, Leg
 from devices.models import Line
 from devices.sessions import stored_key
 
-MAX_LISTED = 100  # of what goes with an account, that are named before it is deleted
+MAX_ERASED = 100  # people that are erased at once: their names are taken out of each of their calls
 
 User = get_user_model()
 if admin.site.is_registered(User):
@@ -77,6 +80,8 @@ class PersonAdmin(PanelAdmin, UserAdmin):
     list_display = ("username", "first_name", "last_name", "is_active", "is_staff", "roles", "last_login")
     list_filter = ("is_active", "is_staff", "groups")
     search_help_text = "User name, name, or address of mail"
+    delete_confirmation_template = "admin/calls/erase.html"
+    delete_selected_confirmation_template = "admin/calls/erase.html"
 
     def get_queryset(self, request: HttpRequest) -> Any:
         return super().get_queryset(request).prefetch_related("groups")
@@ -97,19 +102,25 @@ class PersonAdmin(PanelAdmin, UserAdmin):
         return super().has_delete_permission(request, obj) and self._may_touch(request, obj)
 
     def get_deleted_objects(self, objs: Any, request: HttpRequest) -> Any:
-        """Somebody who was in a call cannot be deleted. Django finds that out by reading each of these calls, and lists
-        them; of other accounts it lists everything that is deleted with them."""
-        was_in_calls = User._default_manager.filter(Exists(Leg.objects.filter(user=OuterRef("pk")).order_by()))
-        kept = was_in_calls.filter(pk__in=[user.pk for user in objs]).values_list("username", flat=True)[:MAX_LISTED]
-        if names := list(kept):
-            return (
-                [],
-                {},
-                set(),
-                [f"Calls of {name}: deactivate or erase the account" for name in names],
-            )
-        going, counts, missing, protected = super().get_deleted_objects(objs, request)
-        return _first(going), counts, missing, protected
+        """Who is erased, and who cannot be, because a call of theirs is live. Said in few words for each: what goes and
+        what stays is the same for everybody, and stands on the page."""
+        keys = [user.pk for user in objs]
+        busy = set(Leg.objects.filter(LIVE, user__in=keys).values_list("user", flat=True))
+        users = User._default_manager.filter(pk__in=keys).order_by("username")[: MAX_ERASED + 1]
+        in_calls = [user.get_username() for user in users if user.pk in busy]
+        live = [f"{name} is called or in a call: end that call first" for name in in_calls]
+        if len(keys) > MAX_ERASED:
+            live.append(f"Choose at most {MAX_ERASED} people at a time")
+        names = [f"{user.get_username()} ({user.get_full_name() or 'no name'})" for user in users]
+        return names, {}, set(), live
+
+    def delete_model(self, request: HttpRequest, obj: Any) -> None:
+        self.delete_queryset(request, User._default_manager.filter(pk=obj.pk))
+
+    def delete_queryset(self, request: HttpRequest, queryset: Any) -> None:
+        """Erases these people as `manage.py erase` does, which takes transactions of its own: after the page's."""
+        for user in list(queryset):
+            transaction.on_commit(partial(_erase, request, user))
 
     def _may_touch(self, request: HttpRequest, obj: Any) -> bool:
         if obj is None or request.user.is_superuser:
@@ -140,10 +151,17 @@ class PersonAdmin(PanelAdmin, UserAdmin):
         return changing_password(request, user.pk if user else None, change)
 
 
-def _first(nested: list[Any]) -> list[Any]:
-    """The first of each list, which is one of texts and lists."""
-    shown = [_first(each) if isinstance(each, list) else each for each in nested[:MAX_LISTED]]
-    return [*shown, f"… {len(nested) - MAX_LISTED:,} more"] if len(nested) > MAX_LISTED else shown
+def _erase(request: HttpRequest, user: Any) -> None:
+    """The account of somebody who was in no call goes altogether."""
+    try:
+        call_command("erase", user.get_username(), yes=True, stdout=io.StringIO())
+    except CommandError as error:  # a call has come meanwhile
+        messages.error(request, str(error))
+        return
+    user.refresh_from_db()
+    audit.record(request, user, erased=("", "yes"))
+    with suppress(ProtectedError):
+        user.delete()
 
 
 @admin.register(Group)

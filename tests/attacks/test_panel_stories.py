@@ -153,16 +153,9 @@ def test_no_list_and_no_page_grows_with_what_belongs_to_its_rows(people, long_ca
         asked(client, f"/admin/{path}")
 
 
-def test_an_account_that_was_in_calls_is_not_deleted_and_the_page_says_what_to_do(people, long_call):
-    client, bob, carol = browser_of(people["operator"]), people["bob"], people["carol"]
-    assert "Calls of bob: deactivate or erase the account" in asked(client, f"/admin/auth/user/{bob.pk}/delete/")
-    client.post(f"/admin/auth/user/{bob.pk}/delete/", {"post": "yes"})
-    many = {"action": "delete_selected", "_selected_action": [bob.pk, carol.pk], "post": "yes"}
-    client.post("/admin/auth/user/", many)
-    users = get_user_model()._default_manager
-    assert users.filter(pk__in=[bob.pk, carol.pk]).count() == 2
-    now = timezone.now()
+def test_the_page_before_an_account_is_deleted_names_no_list_of_what_goes_with_it(people):
+    client, carol, now = browser_of(people["operator"]), people["carol"], timezone.now()
     when = {"logged_in_at": now, "last_seen_at": now, "online_until": now}
     Device.objects.bulk_create([Device(user=carol, name=f"Phone {n}", **when) for n in range(300)])
     page = asked(client, f"/admin/auth/user/{carol.pk}/delete/")
-    assert page.count("Phone ") <= 101
+    assert "carol" in page and "Phone " not in page
