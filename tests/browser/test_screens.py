@@ -14,6 +14,7 @@ from playwright.sync_api import expect
 from tests.browser.axe import violations
 from tests.browser.person import LONG_RING, PATIENCE_S
 from tests.browser.test_calls import DENIED
+from tests.browser.test_group_calls import calls_several, chooses, sees_everybody, tile
 from tests.browser.test_in_call import unreadable
 
 # Four people with moving pictures, looked at one after the other: on a busy machine that takes its time.
@@ -74,6 +75,15 @@ PICTURES = {
     "history": "[data-view=history]",
     "settings": "[data-view=settings]",
     "settings-end": "[data-view=settings]",
+    "choosing-several": "#choice",
+    "incoming-group": ".ring",
+    "group-waiting": ".group-call",
+    "group-call": ".group-call",
+    "group-large": ".tile[data-large]",
+    "people-of-a-call": "#company",
+    "group-small": "body[data-small] .group-call",
+    "group-goes-on": ".notice",
+    "nobody-joined": ".ended",
 }
 
 
@@ -206,6 +216,47 @@ def test_pictures_of_several_calls(arrive, take, line, size):
     carol.presses("gear")
     carol.waits_for("document.querySelector('[data-stream=mirror]').videoWidth > 0")
     take(carol, "sound-and-picture", size)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_pictures_of_a_group(site, arrive, take, size):
+    site.forget()
+    alice, bob, carol, dave = (arrive(name, size) for name in ("alice", "bob", "carol", "dave"))
+    chooses(alice, "bob", "carol", "dave")
+    take(alice, "choosing-several", size)
+    alice.page.locator("[data-action=call-chosen][data-kind=video]").click()
+    expect(tile(alice, "dave")).to_contain_text("Ringing…")
+    take(bob.rings(), "incoming-group", size)
+    dave.rings().declines()
+    carol.rings().answers()
+    expect(tile(alice, "carol").locator("video")).to_have_js_property("videoWidth", 320, timeout=PATIENCE_S * 1000)
+    take(alice, "group-waiting", size)
+    bob.answers()
+    for person in (alice, bob, carol):
+        sees_everybody(person, 2)
+    alice.presses("company")
+    expect(alice.page.locator("#company-legs")).to_contain_text("Declined")
+    take(alice, "people-of-a-call", size)
+    alice.presses("close-company")
+    expect(tile(alice, "dave")).to_be_hidden(timeout=PATIENCE_S * 1000)
+    take(alice, "group-call", size)
+    alice.page.get_by_role("button", name="Show Bob large").press("Enter")
+    expect(tile(alice, "bob")).to_have_attribute("data-large", "")
+    take(alice, "group-large", size)
+    bob.presses("small")
+    take(bob, "group-small", size)
+    carol.hangs_up()
+    expect(carol.notices).to_contain_text("The call goes on")
+    take(carol, "group-goes-on", size)
+    alice.presses("more")
+    alice.presses("end-all")
+    expect(bob.title).to_have_text("Call ended")
+    alice.sees("people")
+    calls_several(alice, "carol", "dave", kind="audio")
+    carol.rings().declines()
+    dave.rings().declines()
+    expect(alice.title).to_have_text("Nobody joined the call")
+    take(alice, "nobody-joined", size)
 
 
 @pytest.mark.parametrize("size", SIZES)

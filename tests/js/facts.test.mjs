@@ -1,8 +1,8 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { incomingFacts, noticeFacts, peopleFacts, qualityOf, ringingFacts, stageFacts } from "../../calls/static/calls/facts.js";
-import { inCallWords, outgoingWords } from "../../calls/static/calls/words.js";
+import { companyFacts, gridOf, incomingFacts, noticeFacts, peopleFacts, qualityOf, ringingFacts, stageFacts } from "../../calls/static/calls/facts.js";
+import { endedWords, inCallWords, incomingWords, legWords, outgoingWords, refusalWords, together } from "../../calls/static/calls/words.js";
 
 const person = (id) => ({ id, name: id });
 const presence = new Map();
@@ -136,4 +136,97 @@ test("a call on another device of the same name says so", () => {
   const shown = (here) => noticeFacts(phone([elsewhere], { dismissed: new Set(), missed: new Map() }), "me", here, 0)[0].title;
   assert.equal(shown("Phone"), "Answered on Chrome");
   assert.equal(shown("Chrome"), "Answered on another Chrome");
+});
+
+// ── groups ──
+
+function group(legs, { state = "active", mine = {}, can = ["hangup", "end", "media", "signal", "add", "remove"] } = {}) {
+  const me = leg("me", "out", "joined", { by: null, ...mine });
+  return { id: "g", v: 1, kind: "video", state, reason: null, secs: 0, group: true, host: "me", me: { state: me.state, here: true, ring_ms: 0, can }, legs: [me, ...legs] };
+}
+
+const member = (user, state, more = {}) => leg(user, "in", state, { by: "me", reason: null, held: false, ...more });
+
+function stageOf(view, { now = 1000, pinned = null, entries = {}, since = () => 0 } = {}) {
+  const phone = { current: view, calls: { g: { view, startedAt: 0 } }, asking: null, placing: null, over: null };
+  const session = { media: { speaks: true, cam: true, screen: false, problem: null, mirrored: true }, preview: {} };
+  const sessions = { get: () => session, shown: (_, user) => entries[user] };
+  return stageFacts({ phone, sessions, me: "me", now, since, online: true, soundBlocked: false, pinned });
+}
+
+const up = (more = {}) => ({ peer: { link: "up" }, screen: false, heardAt: -Infinity, ...more });
+const shows = (stage, key) => stage.tiles.find((tile) => tile.key === key);
+
+test("a group has a tile for everybody who is in it or rings, and one of my own at the end", () => {
+  const legs = [member("bob", "joined", { cam: true }), member("carol", "ringing", { alerted: true }), member("dave", "left")];
+  const stage = stageOf(group(legs), { entries: { bob: up({ heardAt: 900 }) } });
+  assert.equal(stage.screen, "group_call");
+  assert.deepEqual(stage.tiles.map((tile) => [tile.key, tile.state, tile.picture]), [["bob", "", true], ["carol", "Ringing…", false], ["me", "", true]]);
+  assert.deepEqual([shows(stage, "bob").speaks, shows(stage, "me").host, stage.joined], [true, true, 1]);
+  assert.equal(stage.person.name, "bob and carol");
+});
+
+test("who does not come is told for a while, and then makes room", () => {
+  const legs = [member("bob", "joined"), member("carol", "busy", { reason: "incoming_limit" })];
+  const at = (now) => stageOf(group(legs), { now, entries: { bob: up() } }).tiles.map((tile) => tile.state);
+  assert.deepEqual(at(10_000), ["", "On another call", ""]);
+  assert.deepEqual(at(20_000), ["", ""]);
+});
+
+test("whoever is wanted is large, else a shared screen unless it is not wanted", () => {
+  const legs = [member("bob", "joined", { cam: true }), member("carol", "joined", { cam: true })];
+  const entries = { bob: up(), carol: up({ screen: true }) };
+  const large = (pinned) => stageOf(group(legs), { entries, pinned }).tiles.find((tile) => tile.large)?.key;
+  assert.equal(large(null), "carol");
+  assert.equal(large({ call: "g", user: "bob" }), "bob");
+  assert.equal(large({ call: "g", without: "carol" }), undefined);
+  assert.equal(large({ call: "another", user: "bob" }), "carol");
+});
+
+test("every number of tiles has its place in the grid", () => {
+  for (let count = 1; count <= 25; count += 1) {
+    for (const large of [false, true]) {
+      const { wide, wideRows, tall, tallRows } = gridOf(count, large);
+      assert.ok(wide * wideRows >= count - large && tall * tallRows >= count - large, `${count} ${large}`);
+    }
+  }
+  assert.deepEqual(gridOf(9, false), { wide: 3, wideRows: 3, tall: 3, tallRows: 3 });
+});
+
+test("the list of a call's people says what may be done with each, and whom to add", () => {
+  const finder = { list: [person("bob"), person("erin")], query: "", favourites: [], recent: [], presence, state: "ready" };
+  const legs = [member("bob", "joined"), member("carol", "rejected"), member("dave", "ringing", { by: "bob" })];
+  const facts = companyFacts(group(legs), "me", finder);
+  assert.deepEqual(facts.legs.map((one) => [one.key, one.again, one.remove]), [["bob", false, true], ["carol", true, false], ["dave", false, true]]);
+  assert.deepEqual(keys(facts.found), ["erin"]);
+  const guest = { ...group(legs, { can: ["hangup", "add", "remove"] }), host: "bob" };
+  assert.deepEqual(companyFacts(guest, "me", finder).legs.filter((one) => one.remove), []);
+  assert.equal(companyFacts(guest, "me", finder).end, false);
+  assert.equal(companyFacts(null, "me", finder), null);
+});
+
+test("a group that goes on without me can be joined again, unless I was taken out", () => {
+  const notices = (can) => {
+    const view = group([member("bob", "joined"), member("carol", "joined")], { mine: { state: "left" }, can });
+    const phone = { calls: { g: { view } }, missed: new Map(), dismissed: new Set(), answering: new Set(), current: null, placing: null };
+    return noticeFacts(phone, "me", "here", 0);
+  };
+  assert.deepEqual(notices(["answer"]).map((one) => [one.title, one.detail, one.join]), [["The call goes on", "Video call with bob and carol", true]]);
+  assert.deepEqual(notices([]), []);
+});
+
+test("a group's card names who invited me and who else is in it", () => {
+  const view = group([member("bob", "joined", { by: "alice" }), leg("alice", "out", "joined", { by: null })], { mine: { dir: "in", state: "ringing", by: "bob" } });
+  const [card] = incomingFacts({ current: null, incoming: [{ view }], answering: new Set(), hushed: new Set() }, "me");
+  assert.equal(card.person.id, "bob");
+  assert.equal(incomingWords(card).what, "Video call with alice");
+});
+
+test("the words of a group's places, ends and refusals", () => {
+  assert.equal(legWords(member("bob", "joined"), "down"), "Reconnecting…");
+  assert.equal(legWords(member("bob", "busy")), "Busy");
+  const over = { ...group([member("bob", "busy"), member("carol", "missed")], { state: "ended", mine: { state: "left" } }), reason: "busy" };
+  assert.deepEqual(endedWords(over, "me"), { title: "Nobody joined the call", detail: "bob: Busy · carol: Did not answer", missed: false });
+  assert.equal(refusalWords({ code: "full", limit: 9 }), "This call has room for 9 people, you included.");
+  assert.equal(together(["Ann", "Ben", "Cid", "Dan", "Eve"].map(person)).name, "Ann, Ben, Cid, and 2 more");
 });

@@ -178,3 +178,34 @@ test("a call of several people that was declined here and rings again is a ring 
   phone.noticed("from alice");
   assert.equal(of("ringing").length, 2);
 });
+
+test("several people are called with one invite, and a refusal names those it is about", async () => {
+  const { phone, of, toasts } = page();
+  phone.call([{ id: "bob", name: "Bob" }, { id: "carol", name: "Carol" }], "audio");
+  await settled();
+  assert.deepEqual(of("invite")[0].to, ["bob", "carol"]);
+  of("invite")[0].reply({ ok: false, error: { code: "not_found", users: ["carol"] } });
+  await settled();
+  assert.deepEqual(toasts, ["Carol cannot be called, or the call is over."]);
+});
+
+test("whoever left a group comes back with an answer, and keeps the microphone until it is replied to", async () => {
+  const { phone, hear, of, sessions } = page();
+  const left = { ...from("alice", "active", 3), group: true, me: { state: "left", here: false, ring_ms: 0, can: ["answer"] } };
+  left.legs[1] = leg("me", "in", "left");
+  await hear(left);
+  phone.answer("from alice");
+  await settled();
+  await hear({ ...left, v: 4 });
+  assert.deepEqual([of("answer").length, sessions.ids()], [1, ["from alice"]]);
+});
+
+test("whoever is taken out of a group is told so, once", async () => {
+  const { hear, toasts, sessions } = page();
+  await hear({ ...from("alice", "active", 2), group: true });
+  const out = { ...from("alice", "active", 3), group: true, me: { state: "removed", here: false, ring_ms: 0, can: [] } };
+  out.legs[1] = leg("me", "in", "removed");
+  await hear(out);
+  await hear(out);
+  assert.deepEqual([sessions.ids(), toasts], [[], ["You were taken out of the call."]]);
+});

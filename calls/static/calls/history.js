@@ -1,5 +1,5 @@
 // The history: the own calls by day, what was missed, call back, search, and taking entries out.
-import { agoWords, dayWords, gettext, lengthWords, momentWords, ngettext, put, timeWords } from "./text.js";
+import { agoWords, dayWords, gettext, lengthWords, listWords, momentWords, ngettext, put, timeWords } from "./text.js";
 
 const TYPING_MS = 200;
 const FEW = 10; // entries; when fewer were found, the search goes on by itself
@@ -223,13 +223,15 @@ export class History {
     const row = this.#make("t-entry");
     const slot = (name) => row.querySelector(`[data-slot=${name}]`);
     const person = entry.people[0] ?? { id: "", name: gettext("Nobody") };
-    const name = entry.people.map((each) => each.name).join(", ") || person.name;
+    const whom = entry.people.length ? entry.people : [person];
+    const name = listWords(whom.map((each) => each.name));
     const { words, mark } = outcomeWords(entry);
     const at = new Date(entry.at);
     row.dataset.entry = entry.id;
     row.dataset.mark = mark;
     this.#options.avatar(slot("avatar"), person);
     slot("name").textContent = name;
+    slot("name").title = whom.map((each) => each.name).join(", ");
     slot("outcome").textContent = words;
     slot("kind").setAttribute("href", entry.kind === "video" ? "#i-video" : "#i-phone");
     slot("mark").setAttribute("href", `#i-call-${mark}`);
@@ -237,9 +239,9 @@ export class History {
     slot("time").dateTime = entry.at;
     slot("time").title = `${momentWords(at)} (${agoWords(at)})`;
     const back = slot("back");
-    Object.assign(back.dataset, { user: person.id, name: person.name, kind: entry.kind });
+    Object.assign(back.dataset, { people: JSON.stringify(whom), kind: entry.kind });
     const calling = entry.kind === "video" ? gettext("Video call {name}") : gettext("Call {name}");
-    back.title = put(calling, { name: person.name });
+    back.title = put(calling, { name });
     back.setAttribute("aria-label", back.title);
     slot("back-icon").setAttribute("href", entry.kind === "video" ? "#i-video" : "#i-phone");
     const hide = slot("hide");

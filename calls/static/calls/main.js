@@ -3,7 +3,7 @@
 import { Attention } from "./attention.js";
 import { Check } from "./check.js";
 import { Identity, uuid } from "./device.js";
-import { incomingFacts, multiFacts, noticeFacts, peopleFacts, ringingFacts, stageFacts } from "./facts.js";
+import { companyFacts, incomingFacts, multiFacts, noticeFacts, peopleFacts, ringingFacts, stageFacts } from "./facts.js";
 import { Gear } from "./gear.js";
 import { Outbox } from "./outbox.js";
 import { Media, Peer, permitted } from "./peer.js";
@@ -15,7 +15,7 @@ import { Socket } from "./socket.js";
 import { Sounds } from "./sounds.js";
 import { held } from "./state.js";
 import { every, steadyTimers } from "./timers.js";
-import { bannerWords, linkWords, refusalWords, spoken, titleWords } from "./words.js";
+import { bannerWords, choiceWords, linkWords, refusalWords, spoken, titleWords } from "./words.js";
 
 const OFFLINE_BANNER_MS = 1_500;
 const PRESENCE_EVERY_MS = 15_000;
@@ -23,6 +23,7 @@ const PRESENCE_WITHIN_MS = 5_000;
 const MOST_ASKED = 100; // people in one question for presence
 const SCROLLED_MS = 300;
 const QUALITY_EVERY_MS = 2_000;
+const LISTEN_EVERY_MS = 400;
 const TICK_MS = 500;
 const ASLEEP_MS = 15_000; // no tick for so long: the machine slept
 
@@ -36,6 +37,8 @@ let line = null;
 let ice = [];
 let take = false; // the next hello takes the device from another page
 let gate = null;
+let choosing = null; // several people are being chosen for one call: {id: person}
+let pinned = null; // who is wanted large in a group: {call, user}, or whose screen is not: {call, without}
 let small = false; // the call leaves room for people, history and settings
 let soundBlocked = false;
 let speaker = ""; // the one that sounds come out of; "" is the browser's choice
@@ -56,6 +59,7 @@ const check = new Check({
 const screens = new Screens(document, {
   onAction: act,
   onSearch: (query) => people.search(query),
+  onFind: (query) => finder.search(query),
   onGear: changeGear,
   onGearClosed: () => check.close(),
 });
@@ -67,7 +71,7 @@ const attention = new Attention({
   onAction: act,
   worker: new URL(boot.worker, location.href).href,
 });
-const people = new People({
+const book = {
   me: me.id,
   url: boot.people,
   favourites: boot.favourites,
@@ -77,7 +81,9 @@ const people = new People({
     socket.stop();
     close("signed_out");
   },
-});
+};
+const people = new People(book);
+const finder = new People(book); // whom to add to a call
 
 const socket = new Socket({
   url: new URL(boot.socket, location.href.replace(/^http/, "ws")).href,
@@ -151,7 +157,37 @@ const actions = {
     small = !small;
     update();
   },
-  "call-back": ({ user, name, kind }) => phone.call({ id: user, name }, kind),
+  "call-back": ({ people: whom, kind }) => phone.call(JSON.parse(whom), kind),
+  "choose-mode": () => {
+    choosing = choosing ? null : {};
+    update();
+  },
+  choose: ({ key }) => {
+    const { [key]: chosen, ...others } = choosing;
+    choosing = chosen ? others : { ...others, [key]: people.find(key) };
+    update();
+  },
+  "call-chosen": ({ kind }) => {
+    phone.call(Object.values(choosing), kind);
+    choosing = null;
+    update();
+  },
+  pin: ({ key }) => {
+    const { tiles, key: call } = theStage();
+    const { large, screen } = tiles.find((tile) => tile.key === key);
+    if (large) pinned = screen ? { call, without: key } : null;
+    else pinned = { call, user: key };
+    update();
+  },
+  company: () => {
+    finder.search("");
+    screens.openCompany();
+    update();
+  },
+  add: ({ key }) => phone.add(finder.find(key)),
+  "add-again": ({ key }) => phone.add(personIn(key)),
+  remove: ({ key }) => phone.remove(personIn(key)),
+  "end-all": () => phone.endForAll(),
   "call-again": ({ key }) => phone.callAgain(key),
   answer: ({ key }) => phone.answer(key),
   "answer-audio": ({ key }) => phone.answer(key, { cam: false }),
@@ -217,7 +253,21 @@ function act(name, about) {
   actions[name]?.(about);
 }
 
-document.addEventListener("calls:favourites", ({ detail }) => people.like(detail));
+// Somebody in the call that this page has.
+function personIn(user) {
+  const leg = phone.current?.legs.find((one) => one.user === user);
+  return leg && { id: leg.user, name: leg.name };
+}
+
+function theStage() {
+  const online = offlineSince === null;
+  return stageFacts({ phone, sessions, me: me.id, now: now(), since, online, soundBlocked, pinned });
+}
+
+document.addEventListener("calls:favourites", ({ detail }) => {
+  people.like(detail);
+  finder.like(detail);
+});
 document.addEventListener("calls:do", ({ detail }) => act(detail.name, detail));
 
 // kind: mic, cam or speaker
@@ -271,10 +321,10 @@ function since(id) {
 function draw() {
   const online = offlineSince === null;
   const incoming = incomingFacts(phone, me.id);
-  const stage = stageFacts({ phone, sessions, me: me.id, now: now(), since, online, soundBlocked });
+  const stage = theStage();
   const offline = !online && !gate && (welcomed || now() - offlineSince > 4 * OFFLINE_BANNER_MS);
   const mayCall = online && !phone.placing && !phone.current;
-  small &&= stage?.screen === "in_call";
+  small &&= Boolean(stage?.live);
   document.dispatchEvent(new CustomEvent("calls:state", { detail: { mayCall } }));
   screens.render({
     user: me,
@@ -288,6 +338,8 @@ function draw() {
     people: { rows: peopleFacts(people), query: people.query, state: people.state },
     mayNotify: attention.mayAsk,
     mayCall,
+    choice: choiceFacts(),
+    company: companyFacts(phone.current, me.id, finder),
     small,
     notices: noticeFacts(phone, me.id, identity.name, now()),
     incoming,
@@ -301,14 +353,23 @@ function draw() {
   announce(incoming, stage);
 }
 
+function choiceFacts() {
+  const room = Math.max(0, (line?.max_legs ?? 2) - 1);
+  const chosen = Object.values(choosing ?? {});
+  return { on: choosing !== null, may: room > 1, room, chosen, words: choiceWords({ names: chosen.map((one) => one.name), room }) };
+}
+
 async function show(stage) {
   if (check.outlived(phone.session?.media)) screens.closeGear();
   if (check.isOpen) screens.play("mirror", check.preview);
   const session = stage && sessions.get(stage.key);
   if (!session) return;
   screens.play("self", session.preview);
-  const remote = sessions.shown(session, stage.person.id)?.stream;
-  if (remote?.getTracks().length && !(await screens.play("remote", remote))) soundIsBlocked(true);
+  const shown = stage.tiles?.filter((tile) => !tile.self).map((tile) => [tile.key, `of ${tile.key}`]);
+  for (const [user, name] of shown ?? [[stage.person.id, "remote"]]) {
+    const stream = sessions.shown(session, user)?.stream;
+    if (stream?.getTracks().length && !(await screens.play(name, stream))) soundIsBlocked(true);
+  }
 }
 
 function announce(ringing, stage) {
@@ -373,6 +434,7 @@ every(timers, TICK_MS, () => {
   if (offlineSince !== null || phone.busy) update();
 });
 every(timers, QUALITY_EVERY_MS, () => sessions.size && sessions.measure());
+every(timers, LISTEN_EVERY_MS, () => phone.current?.group && sessions.listen());
 every(timers, PRESENCE_EVERY_MS, lookWhoIsOnline);
 addEventListener("online", networkChanged);
 addEventListener("pageshow", (event) => event.persisted && !gate && wake());

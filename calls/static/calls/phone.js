@@ -1,7 +1,9 @@
 // The calls of this page: what people do with them, and what follows from each view that the server sends.
 // It gives commands and opens sessions; it draws nothing.
 import { apply, current, held, mayBeSeen, myLeg, none, otherLegs, personOf, place, prune, rings } from "./state.js";
-import { crowdedWords, endedToast, endedWords, problemWords, refusalWords, videoWords } from "./words.js";
+import {
+  crowdedWords, endedToast, endedWords, problemWords, refusalWords, removedWords, together, videoWords,
+} from "./words.js";
 
 const TRY_AGAIN_MS = 5_000;
 const ANSWER_WITHIN_MS = 10_000; // an older answer the server refuses
@@ -10,7 +12,7 @@ export class Phone {
   #options;
 
   calls = none;
-  placing = null; // an invite of mine that has no reply yet: {id, person, kind, at, sent}
+  placing = null; // an invite of mine that has no reply yet: {id, people, person, kind, at, sent}
   asking = null; // the person is being asked about the microphone: {person, problem, wanted(), answer(choice)}
   over = null; // the id of the ended call whose screen is up
   answering = new Set();
@@ -79,7 +81,8 @@ export class Phone {
       if (where === "apart") this.#mayRingAgain(id);
       const session = sessions.get(id);
       if (!session) continue;
-      if (where === "elsewhere" && this.answering.has(id)) continue; // `move` is on its way
+      if (["elsewhere", "apart"].includes(where) && this.answering.has(id)) continue; // `move` or `answer` is on its way
+      if (where === "apart" && item.view.me.state === "removed") this.#options.toast(removedWords());
       if (where === "elsewhere") sessions.retire(id);
       else if (["ended", "apart"].includes(where)) sessions.close(id);
       else sessions.follow(session, item.view);
@@ -93,13 +96,16 @@ export class Phone {
 
   // ── what people do ──
 
-  async call(person, kind) {
-    if (!person || this.placing || this.current) return;
+  // With one person, or with several.
+  async call(whom, kind) {
+    const people = [whom].flat().filter(Boolean);
+    if (!people.length || this.placing || this.current) return;
+    const person = people.length > 1 ? together(people) : people[0];
     const { sessions, socket, now, onChange } = this.#options;
     const id = this.#options.uuid();
     this.over = null;
-    this.placing = { id, person, kind, at: now() };
-    this.#options.onPlaced(person);
+    this.placing = { id, people, person, kind, at: now() };
+    for (const one of people) this.#options.onPlaced(one);
     const session = sessions.open(id, kind);
     onChange();
     await session.ready;
@@ -111,13 +117,36 @@ export class Phone {
     this.placing.at = now();
     this.placing.sent = true;
     onChange();
-    const reply = await socket.request("invite", { call: id, to: [person.id], kind }, { aged: true });
+    const reply = await socket.request("invite", { call: id, to: people.map((one) => one.id), kind }, { aged: true });
     if (this.placing?.id === id) this.placing = null;
     if (!reply.ok) {
       sessions.close(id);
-      if (!this.leaving.has(id)) this.#options.toast(refusalWords(reply.error, person.name));
+      if (!this.leaving.has(id)) this.#options.toast(refusalWords(reply.error, refused(reply.error, people)));
     }
     onChange();
+  }
+
+  // ── in a group ──
+
+  // Rings this person too; a call of two is a group from then on.
+  async add(person) {
+    const view = this.current;
+    if (!view || !person) return;
+    this.#options.onPlaced(person);
+    const reply = await this.#options.socket.request("add", { call: view.id, to: [person.id] });
+    if (!reply.ok) this.#options.toast(refusalWords(reply.error, person.name));
+  }
+
+  async remove(person) {
+    const view = this.current;
+    if (!view) return;
+    const reply = await this.#options.socket.request("remove", { call: view.id, user: person.id });
+    if (!reply.ok) this.#options.toast(refusalWords(reply.error, person.name));
+  }
+
+  endForAll() {
+    const view = this.current;
+    if (view) this.#leave("end", view.id);
   }
 
   // When the browser has to ask for the microphone it asks first, while the other devices go on ringing; when it has
@@ -136,10 +165,12 @@ export class Phone {
     if (cam && !seen && kind === "video") this.crowded();
     const other = this.current;
     onChange();
-    const stillRings = () => this.calls[id] && rings(this.calls[id], now());
+    const mayJoin = ({ view }) => place({ view }, now()) === "apart" && view.me.can.includes("answer");
+    const comesBack = mayJoin(item);
+    const wanted = () => this.calls[id] && (comesBack ? mayJoin(this.calls[id]) : rings(this.calls[id], now()));
     if (!(await permitted(kind === "video" && seen))) {
       await session.ready;
-      if (!(await this.#heardOrAgreed(session, personOf(item.view, me), stillRings))) {
+      if (!(await this.#heardOrAgreed(session, personOf(item.view, me), wanted))) {
         this.answering.delete(id);
         sessions.close(id);
         return onChange();
@@ -207,7 +238,9 @@ export class Phone {
     const { view } = this.missed.get(id) ?? this.calls[this.over] ?? {};
     if (!view) return;
     this.forget(view.id);
-    this.call(personOf(view, this.#options.me), view.kind);
+    const { me } = this.#options;
+    const everybody = otherLegs(view, me).map((leg) => ({ id: leg.user, name: leg.name }));
+    this.call(view.group ? everybody : personOf(view, me), view.kind);
   }
 
   // What this page adds to the call it is in, or is calling with; undefined when there is none.
@@ -380,4 +413,10 @@ export class Phone {
       sounds.ended();
     } else if (noticed) toast(endedToast(view, me));
   }
+}
+
+// The names that a refusal is about.
+function refused({ users }, people) {
+  const named = users ? people.filter((one) => users.includes(one.id)) : [];
+  return together(named.length ? named : people).name;
 }

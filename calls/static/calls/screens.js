@@ -1,8 +1,9 @@
 // What people see: plain facts in, filled <template> elements out; clicks in, actions out. It decides nothing of a call
 // (the buttons follow the facts it is given) and writes text only with textContent.
 import {
-  callWords, clock, darkWords, favouriteWords, gateWords, gearDefault, gearWords, inCallWords, incomingWords, mediaWords,
-  outgoingWords, peopleWords, permissionWords, presenceWords, problemWords, stageWords,
+  addWords, callWords, chooseWords, clock, companyWords, darkWords, favouriteWords, gateWords, gearDefault, gearWords,
+  groupCallWords, inCallWords, incomingWords, mediaWords, outgoingWords, peopleWords, permissionWords, presenceWords,
+  problemWords, stageWords, tileWords,
 } from "./words.js";
 
 
@@ -86,11 +87,16 @@ export class Screens {
   #said = {};
   #returnTo = null;
   #sink = ""; // the speaker of the other side's sound
-  #own = { full: () => this.#fill(), float: () => this.#float(), more: () => this.#more() }; // nobody else's business
+  #own = {
+    full: () => this.#fill(),
+    float: () => this.#float(),
+    more: () => this.#more(),
+    "close-company": () => this.#id("company").close(),
+  }; // nobody else's business
 
   // onAction(name, {…dataset}): a person asked for something · onSearch(words)
-  // onGear(kind, id): another microphone, camera or speaker · onGearClosed()
-  constructor(document, { onAction, onSearch, onGear, onGearClosed }) {
+  // onFind(words): whom to add to the call · onGear(kind, id): another microphone, camera or speaker · onGearClosed()
+  constructor(document, { onAction, onSearch, onFind, onGear, onGearClosed }) {
     this.#document = document;
     this.#onAction = onAction;
     document.addEventListener("click", (event) => {
@@ -103,6 +109,7 @@ export class Screens {
       else onAction(action, this.#about(button));
     });
     this.#id("search").addEventListener("input", (event) => onSearch(event.target.value));
+    this.#id("company-search").addEventListener("input", (event) => onFind(event.target.value));
     this.#id("gear").addEventListener("change", ({ target }) => onGear(target.dataset.gear, target.value));
     this.#id("gear").addEventListener("close", onGearClosed);
     document.addEventListener("keydown", (event) => this.#key(event));
@@ -111,6 +118,8 @@ export class Screens {
   // facts, all of them each time (nothing is drawn that did not change):
   //   user {id, name}, device, link (words), online, dnd, banner, multi {on, enabled, words}, soundBlocked
   //   people {rows, query, state}, mayCall, mayNotify
+  //   choice {on, may, room, chosen, words}: of several people for one call
+  //   company null | {legs, found, add, end, …}: the people of the call, and whom to add
   //   notices [{key, person, title, detail, move, again}]
   //   incoming [{key, person, kind, answering, hushed, inCall}]
   //   small: the call leaves room for the other views
@@ -122,8 +131,9 @@ export class Screens {
     this.#incoming(facts);
     this.#stage(facts.stage, facts.gear);
     this.#gear(facts);
+    this.#company(facts.company);
     this.#gate(facts);
-    const small = facts.small && facts.stage?.screen === "in_call";
+    const small = facts.small && Boolean(facts.stage?.live);
     this.#document.body.toggleAttribute("data-small", small);
     const covered = Boolean((facts.stage && !small) || facts.incoming.length || facts.gate);
     this.#id("home").inert = covered;
@@ -164,7 +174,7 @@ export class Screens {
   toast(words) {
     const node = this.#make("t-toast");
     fill(node, { words });
-    this.#id("toasts").append(node);
+    (this.#id("company").open ? this.#id("company-said") : this.#id("toasts")).append(node); // a dialog lies over the rest
     setTimeout(() => node.remove(), 6000);
   }
 
@@ -191,6 +201,11 @@ export class Screens {
     this.#id("gear").close();
   }
 
+  openCompany() {
+    this.#id("company-search").value = "";
+    if (!this.#id("company").open) this.#id("company").showModal();
+  }
+
   // What the microphone hears, 0…1.
   level(share) {
     const level = this.#id("level");
@@ -205,9 +220,9 @@ export class Screens {
     for (const video of this.#document.querySelectorAll("video.remote")) await video.setSinkId?.(id).catch(() => {});
   }
 
-  // Shows a stream in the screen that is up now: "remote" or "self". Resolves false when the browser refuses to play.
+  // Shows a stream in the screen that is up now: "remote", "self", or "of bob" in a group. Resolves false when the browser refuses to play.
   async play(name, stream) {
-    const shown = [...this.#document.querySelectorAll(`video[data-stream="${name}"]`)].at(-1);
+    const shown = [...this.#document.querySelectorAll("video[data-stream]")].filter((one) => one.dataset.stream === name).at(-1);
     if (!shown) return true;
     const video = shown.srcObject !== stream && this.#mayCover(shown, stream) ? this.#cover(shown) : shown;
     if (video.srcObject !== stream) video.srcObject = stream;
@@ -263,8 +278,8 @@ export class Screens {
     const step = { ArrowDown: 1, ArrowUp: -1 }[key];
     if (step && rows.length && (row || target.id === "search")) {
       const next = rows[row ? rows.indexOf(row) + step : step > 0 ? 0 : -1];
-      const column = row ? [...row.querySelectorAll("button")].indexOf(target) : 0;
-      if (next) next.querySelectorAll("button")[Math.max(0, column)].focus();
+      const column = row ? reachable(row).indexOf(target) : 0;
+      if (next) reachable(next)[Math.max(0, column)]?.focus();
       else if (step < 0) this.#id("search").focus();
       event.preventDefault();
     } else if (key.startsWith("Arrow") && target.matches?.("[data-self]")) {
@@ -276,6 +291,8 @@ export class Screens {
     } else if (key === "Escape" && this.#id("more-menu")?.hidden === false) {
       this.#closeMenu();
       this.#document.querySelector("[data-action=more]").focus();
+    } else if (key === "Escape" && !this.#id("home").inert && !this.#id("choice").hidden) {
+      this.#onAction("choose-mode", {});
     } else if (key === "Escape" && this.#document.body.dataset.screen === "ended") {
       this.#onAction("close", {});
     }
@@ -313,6 +330,7 @@ export class Screens {
       device: facts.device,
       link: facts.link,
       multi: facts.multi.words,
+      words: facts.choice.words,
     });
     this.#document.querySelector("[data-link]").dataset.link = !facts.online ? "off" : facts.dnd ? "dnd" : "on";
     const banner = this.#id("banner");
@@ -333,6 +351,7 @@ export class Screens {
           button.title = callWords(button.dataset.kind, one.name);
           setLabel(button, button.title);
         }
+        setLabel(row.querySelector("input"), chooseWords(one.name));
         const star = row.querySelector(".star");
         star.title = favouriteWords(one.name);
         setLabel(star, star.title);
@@ -344,11 +363,32 @@ export class Screens {
         row.querySelector(".dot").dataset.link = one.online ? "on" : "off";
         for (const button of row.querySelectorAll("[data-action=call]")) button.disabled = !facts.mayCall;
         setAttribute(row.querySelector(".star"), "aria-pressed", one.favourite);
+        this.#choosable(row, one, facts.choice);
       },
     );
+    this.#choice(facts);
     const none = this.#id("people-none");
     setHidden(none, facts.people.rows.length > 0);
     setText(none, peopleWords(facts.people));
+  }
+
+  // The bar below the people, while several are being chosen for one call.
+  #choice({ choice, mayCall }) {
+    const bar = this.#id("choice");
+    const start = this.#id("choose");
+    setHidden(start, !choice.may);
+    setAttribute(start, "aria-pressed", choice.on);
+    this.#id("people").toggleAttribute("data-choosing", choice.on);
+    if (!choice.on && bar.contains(this.#document.activeElement)) start.focus();
+    setHidden(bar, !choice.on);
+    for (const button of bar.querySelectorAll("[data-action=call-chosen]")) button.disabled = !mayCall || !choice.chosen.length;
+  }
+
+  #choosable(row, one, choice) {
+    const box = row.querySelector("input");
+    box.checked = choice.chosen.some((other) => other.id === one.id);
+    box.disabled = !box.checked && choice.chosen.length >= choice.room;
+    setHidden(box.parentElement, !choice.on);
   }
 
   #notices(notices) {
@@ -435,6 +475,38 @@ export class Screens {
     dialog.toggleAttribute("data-mirrored", stage?.mirrored ?? true);
   }
 
+  // The dialog of the people of a call.
+  #company(company) {
+    const dialog = this.#id("company");
+    if (!dialog.open) return;
+    if (!company) return dialog.close();
+    const none = company.add && !company.found.length ? peopleWords(company) : "";
+    setHidden(this.#id("company-add"), !company.add);
+    setHidden(dialog.querySelector("[data-action=end-all]"), !company.end);
+    setHidden(this.#id("company-none"), !none);
+    setText(this.#id("company-none"), none);
+    keyed(this.#id("company-legs"), company.legs, () => this.#make("t-company"), (row, one) => {
+      const { again, remove } = companyWords(one.person);
+      fill(row, { person: one.person, name: one.person.name, state: one.state, again: one.again, remove: one.remove, add: false });
+      setLabel(row.querySelector("[data-action=add-again]"), again);
+      setLabel(row.querySelector("[data-action=remove]"), remove);
+    });
+    keyed(this.#id("company-found"), company.found, () => this.#make("t-company"), (row, one) => {
+      fill(row, { person: one.person, name: one.person.name, state: one.state, again: false, remove: false, add: true });
+      setLabel(row.querySelector("[data-action=add]"), addWords(one.person.name));
+    });
+  }
+
+  // One person's tile in the grid of a group.
+  #tile(facts) {
+    const tile = this.#make("t-tile");
+    const video = tile.querySelector("video");
+    video.dataset.stream = facts.self ? "self" : `of ${facts.key}`;
+    video.muted = facts.self;
+    if (!facts.self) this.#outlet(video);
+    return tile;
+  }
+
   // Each scene: its element and its facts.
   #scenes = {
     outgoing: (scene, facts) => {
@@ -467,6 +539,7 @@ export class Screens {
         blocked: soundBlocked,
         ...mediaWords(media),
         camera: video && !media.screen,
+        mayAdd: facts.mayAdd,
         addVideo: !video && !facts.asking && !facts.asked && !media.screen && link !== "connecting",
         several: gear.found.cam.length > 1 && media.cam && !media.screen,
         canShare: Boolean(globalThis.navigator.mediaDevices?.getDisplayMedia),
@@ -483,6 +556,42 @@ export class Screens {
       scene.querySelector("[data-self]").toggleAttribute("data-mirrored", mirrored);
       for (const button of scene.querySelectorAll(".call-button[data-action=share]")) button.classList.toggle("off", media.screen);
       scene.dataset.link = link;
+      toggles(scene, media);
+    },
+    group_call: (scene, facts, gear) => {
+      const { seconds, media, mirrored, tiles, soundBlocked } = facts;
+      const words = {
+        ...groupCallWords(facts),
+        clock: seconds === null ? "" : clock(seconds),
+        blocked: soundBlocked,
+        ...mediaWords(media),
+        camera: !media.screen,
+        several: gear.found.cam.length > 1 && media.cam && !media.screen,
+        canShare: Boolean(globalThis.navigator.mediaDevices?.getDisplayMedia),
+        canFill: Boolean(this.#document.fullscreenEnabled),
+        mayEnd: facts.mayEnd,
+        ...stageWords({ sharing: media.screen, full: Boolean(this.#document.fullscreenElement) }),
+      };
+      const grid = scene.querySelector(".tiles");
+      for (const part of scene.children) if (part !== grid) fill(part, words);
+      for (const name of ["wide", "tall"]) {
+        grid.style.setProperty(`--${name}`, facts[name]);
+        grid.style.setProperty(`--${name}-rows`, facts[`${name}Rows`]);
+      }
+      grid.toggleAttribute("data-large", tiles.some((one) => one.large));
+      keyed(grid, tiles, (one) => this.#tile(one), (tile, one) => {
+        const { name, pin } = tileWords(one);
+        fill(tile, { ...one, name, faceless: !one.picture, pinnable: !one.self && !one.waits });
+        for (const [mark, on] of Object.entries({ large: one.large, speaks: one.speaks, waits: one.waits, screen: one.screen })) {
+          tile.toggleAttribute(`data-${mark}`, on);
+        }
+        tile.toggleAttribute("data-faceless", !one.picture);
+        tile.toggleAttribute("data-mirrored", one.self && mirrored);
+        const button = tile.querySelector("[data-action=pin]");
+        setLabel(button, pin);
+        setAttribute(button, "aria-pressed", one.large);
+      });
+      for (const button of scene.querySelectorAll(".call-button[data-action=share]")) button.classList.toggle("off", media.screen);
       toggles(scene, media);
     },
     ended: (scene, { person, kind, title, detail, again }) => {
@@ -529,6 +638,11 @@ export class Screens {
     if (!node) return;
     queueMicrotask(() => node.isConnected && !node.disabled && node.focus({ preventScroll: true }));
   }
+}
+
+// The buttons and boxes of a row that can be seen.
+function reachable(row) {
+  return [...row.querySelectorAll("button, input")].filter((node) => node.checkVisibility?.() ?? true);
 }
 
 function toggles(scene, media) {

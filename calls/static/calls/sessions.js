@@ -9,6 +9,7 @@ const HANDOVER_MS = 6_000; // so long a connection that is being replaced may go
 const LOOK_MS = 100;
 const ASK_EVERY_MS = 3_000; // a note may be lost
 const ASK_FOR_MS = 30_000;
+const LOUD = 0.02; // somebody speaks
 const CROWDED_MS = 3_000; // more cameras than are allowed: perhaps one of them is just being switched off
 const ALL_PICTURES = 2_400_000; // bits a second for what is sent to all the others of a group together
 const LEAST_PICTURE = 150_000;
@@ -54,7 +55,7 @@ export class Sessions {
     });
     const session = {
       id, kind, media,
-      peers: new Map(), // by user: {epoch, theirEpoch, peer, stream, screen, quality}
+      peers: new Map(), // by user: {epoch, theirEpoch, peer, stream, screen, quality, heardAt}
       fading: new Map(), // by user: what is shown until the new connection has media
       early: [], opened: false, preview: null, view: null, crowded: false,
       video: wish.video ?? null, // in an audio call: null · asking · asked · on
@@ -143,6 +144,14 @@ export class Sessions {
   async measure() {
     for (const session of this.#all.values()) {
       for (const entry of session.peers.values()) entry.quality = (await entry.peer.quality().catch(() => null)) ?? entry.quality;
+    }
+    this.#options.onChange();
+  }
+
+  // Whoever makes a sound now has been heard now.
+  listen() {
+    for (const session of this.#all.values()) {
+      for (const entry of session.peers.values()) if (entry.peer.loudness > LOUD) entry.heardAt = this.#options.now();
     }
     this.#options.onChange();
   }
@@ -306,7 +315,7 @@ export class Sessions {
 
   #meet(session, { user, epoch, theirEpoch, polite }) {
     const { timers, socket, ice, Peer, onChange } = this.#options;
-    const entry = { epoch, theirEpoch, stream: new MediaStream(), screen: false, quality: null };
+    const entry = { epoch, theirEpoch, stream: new MediaStream(), screen: false, quality: null, heardAt: -Infinity };
     entry.peer = new Peer({
       epoch,
       theirEpoch,

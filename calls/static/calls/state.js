@@ -136,3 +136,9 @@ export function personOf(view, user) {
   const leg = shownLeg(view, user);
   return { id: leg.user, name: leg.name };
 }
+
+// Who called me into it: {id, name}. Who else is in a group is told beside that.
+export function inviterOf(view, user) {
+  const by = view.group && view.legs.find((leg) => leg.user === myLeg(view, user).by);
+  return by ? { id: by.user, name: by.name } : personOf(view, user);
+}

@@ -9,11 +9,18 @@ export function put(text, values) {
   return text.replace(/\{(\w+)\}/g, (whole, name) => values[name] ?? whole);
 }
 
+// "Bob, Carol and Dave"; of more than four the first three, and how many there are besides.
+export function listWords(names) {
+  const n = names.length - 3;
+  const shown = n > 1 ? [...names.slice(0, 3), put(gettext("{n} more"), { n })] : names;
+  return new Intl.ListFormat(language(), { type: "conjunction" }).format(shown);
+}
+
 const DAY_MS = 24 * 3600 * 1000;
 
 // The page's language, as it is written where the person lives.
 function language() {
-  const chosen = globalThis.document?.documentElement.lang || undefined;
+  const chosen = globalThis.document?.documentElement?.lang || undefined;
   const own = globalThis.navigator?.language;
   return chosen && own?.startsWith(`${chosen}-`) ? own : chosen;
 }

@@ -1,7 +1,8 @@
 // Every word that the scripts say to people. What stands in the page itself is in its templates.
 // Each text goes through `gettext`, by which `makemessages` finds it here.
 
-import { gettext, ngettext, put, timeWords } from "./text.js";
+import { inviterOf, otherLegs, personOf } from "./state.js";
+import { gettext, listWords, ngettext, put, timeWords } from "./text.js";
 
 export function clock(seconds) {
   const s = Math.max(0, Math.floor(seconds));
@@ -13,13 +14,17 @@ export function clock(seconds) {
 // How an ended call is told to this user: {title, detail, missed}.
 export function endedWords(view, user) {
   const mine = view.legs.find((leg) => leg.user === user);
-  const name = view.legs.find((leg) => leg.user !== user)?.name ?? "";
+  const name = (view.group ? inviterOf(view, user).name : view.legs.find((leg) => leg.user !== user)?.name) ?? "";
   if (mine.dir === "in" && ["missed", "cancelled", "busy", "unreachable"].includes(mine.state)) {
     const on = { incoming_limit: gettext("You were on another call.") }[mine.reason];
     const detail = mine.state === "busy" ? (on ?? gettext("You did not want to be disturbed.")) : "";
     return { title: put(gettext("Missed call from {name}"), { name }), detail, missed: true };
   }
   const length = view.secs ? put(gettext("The call took {time}."), { time: clock(view.secs) }) : "";
+  if (view.group && ["rejected", "no_answer", "unreachable", "busy"].includes(view.reason) && mine.state !== "rejected") {
+    const each = otherLegs(view, user).map((leg) => `${leg.name}: ${legWords(leg)}`);
+    return { title: gettext("Nobody joined the call"), detail: each.join(" · "), missed: false };
+  }
   const limit = view.legs.some((leg) => leg.reason === "incoming_limit");
   const declined = mine.dir === "in" ? gettext("You declined {name}’s call") : gettext("{name} declined the call");
   const words = {
@@ -37,13 +42,49 @@ export function endedWords(view, user) {
   return { title: put(title, { name }), detail, missed: false };
 }
 
+// Who a call is with, as one: {id, name}. Of a group everybody who is in it or rings, or else who was.
+export function partyOf(view, user) {
+  if (!view.group) return personOf(view, user);
+  const legs = otherLegs(view, user);
+  const live = legs.filter((leg) => leg.state === "joined" || leg.state === "ringing");
+  return together((live.length ? live : legs).map((leg) => ({ id: leg.user, name: leg.name })));
+}
+
+// Several people as one: {id, name}.
+export function together(people) {
+  return { id: people[0]?.id ?? "", name: listWords(people.map((one) => one.name)) };
+}
+
+// What has become of somebody's place in a group. `link`: of the connection to them, once they are in it.
+export function legWords({ state, reason, alerted, online, held }, link = "up") {
+  if (state === "ringing") return alerted ? gettext("Ringing…") : gettext("Calling…");
+  if (state === "joined") {
+    if (held) return gettext("On hold");
+    if (!online || link === "down") return gettext("Reconnecting…");
+    return link === "connecting" ? gettext("Connecting…") : "";
+  }
+  const words = {
+    rejected: gettext("Declined"),
+    busy: reason === "incoming_limit" ? gettext("On another call") : gettext("Busy"),
+    missed: gettext("Did not answer"),
+    unreachable: gettext("Could not be reached"),
+    cancelled: gettext("Cancelled"),
+    left: gettext("Left the call"),
+    lost: gettext("Connection lost"),
+    removed: gettext("Removed"),
+  };
+  return words[state] ?? "";
+}
+
 // A refusal, as a sentence that says what to do.
 export function refusalWords(error, name = gettext("This person")) {
-  const { code, active, device } = error ?? {};
+  const { code, active, device, direction, limit } = error ?? {};
   const words = {
     not_found: put(gettext("{name} cannot be called, or the call is over."), { name }),
     not_allowed: gettext("That is not possible in this call now."),
-    limit_reached: active
+    limit_reached: direction === "incoming"
+      ? gettext("You are in as many calls as you are allowed. Hang up first, then join.")
+      : active
       ? put(
           ngettext(
             "You already have {active} outgoing call, and no more are allowed. Hang up first.",
@@ -56,7 +97,7 @@ export function refusalWords(error, name = gettext("This person")) {
     answered_elsewhere: put(gettext("Answered on {device}."), { device: device ?? gettext("another device") }),
     call_ended: gettext("The call is already over."),
     in_call: gettext("This device is in another call. Hang up there first."),
-    full: gettext("This call is full."),
+    full: limit ? put(gettext("This call has room for {limit} people, you included."), { limit }) : gettext("This call is full."),
     multi_device_off: gettext("The operator has not allowed ringing several devices for you. Ask them to switch it on."),
     conflict: gettext("Something went wrong with this call. Call again."),
     expired: gettext("You were offline too long for this call. Try again."),
@@ -183,8 +224,10 @@ export function callWords(kind, name) {
 }
 
 // {what, answer, answerAudio, label}: the line under the name, the buttons, and the card's name.
-export function incomingWords({ person, kind, answering, inCall, hushed }) {
-  const calling = kind === "video" ? gettext("Incoming video call") : gettext("Incoming call");
+export function incomingWords({ person, kind, answering, inCall, hushed, others = [] }) {
+  const single = kind === "video" ? gettext("Incoming video call") : gettext("Incoming call");
+  const several = kind === "video" ? gettext("Video call with {names}") : gettext("Call with {names}");
+  const calling = others.length ? put(several, { names: listWords(others) }) : single;
   const words = hushed ? `${calling} · ${gettext("silenced here")}` : calling;
   return {
     what: answering ? gettext("Connecting…") : words,
@@ -250,6 +293,52 @@ export function crowdedWords(most) {
     most,
   );
   return put(words, { most });
+}
+
+// {title, detail}: somebody may come back into a group that goes on.
+export function rejoinWords({ kind, name }) {
+  const detail = kind === "video" ? gettext("Video call with {name}") : gettext("Call with {name}");
+  return { title: gettext("The call goes on"), detail: put(detail, { name }) };
+}
+
+// The screen of a group: {title, people, problem, sharing}
+export function groupCallWords({ person, joined, media }) {
+  const n = joined + 1;
+  return {
+    title: person.name,
+    people: put(ngettext("{n} person in the call", "{n} people in the call", n), { n }),
+    problem: problemWords(media.problem),
+    sharing: media.screen ? gettext("You share your screen") : "",
+  };
+}
+
+// {name, pin}: a person's tile in the grid
+export function tileWords({ person, self, large }) {
+  if (self) return { name: gettext("You"), pin: "" };
+  return { name: person.name, pin: put(large ? gettext("Show everybody alike") : gettext("Show {name} large"), person) };
+}
+
+// The buttons of somebody in the list of a call's people: {again, remove}
+export function companyWords({ name }) {
+  return { again: put(gettext("Call again: {name}"), { name }), remove: put(gettext("Remove {name}"), { name }) };
+}
+
+export function addWords(name) {
+  return put(gettext("Add {name}"), { name });
+}
+
+export function removedWords() {
+  return gettext("You were taken out of the call.");
+}
+
+// Several people are being chosen for one call.
+export function choiceWords({ names, room }) {
+  if (!names.length) return put(gettext("Choose up to {room} people."), { room });
+  return listWords(names);
+}
+
+export function chooseWords(name) {
+  return put(gettext("Choose {name}"), { name });
 }
 
 // The other side did not agree to add video.
@@ -329,6 +418,7 @@ export function spoken(ringing, stage) {
   const asked = stage?.asked ? put(gettext("{name} would like to add video to this call."), stage.person) : "";
   let later = null;
   if (stage?.screen === "in_call" && stage.link === "up") later = gettext("In a call with {name}");
+  if (stage?.screen === "group_call") later = stage.joined ? gettext("In a call with {name}") : gettext("Calling {name}");
   if (stage?.screen === "outgoing") later = stage.phase === "ringing" ? gettext("Ringing {name}") : gettext("Calling {name}");
   return { now: now || asked, later: later && put(later, stage.person) };
 }
@@ -337,6 +427,6 @@ export function spoken(ringing, stage) {
 export function titleWords({ ringing, flash, stage, missed }) {
   if (flash && ringing[0]) return put(gettext("☎ {name} is calling"), ringing[0].person);
   const calls = gettext("Calls");
-  if (stage?.screen === "in_call") return `${stage.person.name} · ${calls}`;
+  if (stage?.live) return `${stage.person.name} · ${calls}`;
   return missed ? `(${missed}) ${calls}` : calls;
 }
