@@ -13,13 +13,14 @@ from django.core import checks
 from django.db import DatabaseError, OperationalError, connection
 from django.utils import timezone
 
-from callplatform import database, outside, static
+from callplatform import backups, database, outside, static
 from callplatform.findings import Check, Finding
 from calls import clock, conf
 from calls.after import push
 from devices import times
 
 LITTLE_DISK, NO_DISK = 0.10, 0.02  # of a disk that is free
+OLD_H = 48  # of a backup
 
 
 def all_checks(address: str) -> dict[str, Check]:
@@ -37,6 +38,7 @@ def all_checks(address: str) -> dict[str, Check]:
         "turn": outside.turn,
         "push": pushes_can_go,
         "disk": disks_have_room,
+        "backup": one_is_young,
     }
 
 
@@ -169,6 +171,18 @@ def disks_have_room() -> Iterator[Finding]:
             yield Finding("disk", "error" if free < NO_DISK else "warning", f"{says} Make room.")
         else:
             yield Finding("disk", "ok", says)
+
+
+def one_is_young() -> Iterator[Finding]:
+    last = backups.last()
+    if last is None:
+        yield Finding("backup", "warning", "none was made on this machine by manage.py backup.")
+        return
+    file, hours = last
+    says = f"the last one made here is {hours:,.0f} hours old: {file}."
+    if not Path(file).exists():
+        says += " It is not there any more."
+    yield Finding("backup", "warning" if hours > OLD_H else "ok", says)
 
 
 def address_of(text: str) -> str:
