@@ -144,6 +144,7 @@ CALLS: dict[str, Any] = {
     "TURN_SECRET": env.text("TURN_SECRET"),
     "TURN_TTL_S": env.whole("TURN_TTL_S", 3600, least=60),
     "METRICS_TOKEN": env.text("METRICS_TOKEN"),
+    "TOKEN_SECRET": env.text("TOKEN_SECRET"),
     "API_RATE": env.whole("API_RATE", 50, least=1),
     "API_BURST": env.whole("API_BURST", 200, least=1),
     "KEEP_DAYS": env.whole("KEEP_DAYS", 0, most=36_500),

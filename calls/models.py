@@ -238,6 +238,28 @@ class ApiKey(models.Model):
         return self.name
 
 
+class Token(models.Model):
+    """What lets an app or page of somebody else be a device of one user, for some hours; see calls/tokens.py.
+
+    Behind it is a session: what ends sign-ins ends tokens too.
+    """
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)  # the `jti`
+    user = models.ForeignKey(settings.AUTH_USER_MODEL, models.CASCADE, related_name="+")
+    key = models.ForeignKey(ApiKey, models.SET_NULL, null=True, related_name="+")  # that asked for it
+    device = models.ForeignKey(Device, models.CASCADE, null=True, related_name="+")  # that it stays with
+    session = models.CharField(max_length=40, unique=True)  # the stored key of its session
+    origins = models.JSONField(default=list)
+    made_at = models.DateTimeField("made")
+    expires_at = models.DateTimeField("expires", db_index=True)
+
+    class Meta:
+        ordering = ["-made_at"]
+
+    def __str__(self) -> str:
+        return f"{self.user} until {self.expires_at:%Y-%m-%d %H:%M}"
+
+
 class ApiReply(models.Model):
     """The answer to a request that was made with an `Idempotency-Key`. A repeat is answered the same."""
 

@@ -53,6 +53,8 @@ MAY_IMPORT = {
     },
     "calls.arrivals": {"calls.machine", "calls.conf", "calls.hot", "calls.switchboard"}
     | {"devices.models", "devices.prepared", "devices.presence", "devices.sessions"},
+    "calls.tokens": {"calls.conf", "calls.models", "calls.switchboard"}
+    | {"devices.models", "devices.presence", "devices.sessions", "devices.times"},
     "calls.hub": {"calls.logs"},
     "calls.allowance": {"calls.machine"},
     "calls.pool": {"calls.conf", "devices.database"},
@@ -89,6 +91,8 @@ WAYS_IN = {
     "calls.admin",
     "calls.api.site",
     "calls.api.calls",
+    "calls.api.tokens",
+    "calls.api.device",
     "calls.api.users",
     "calls.consumers",
     "calls.clock",

@@ -13,7 +13,7 @@ from django.db import transaction
 from django.db.models import Exists, OuterRef
 from django.http import HttpRequest, HttpResponse
 
-from calls import switchboard
+from calls import switchboard, tokens
 from calls.admin.base import NAMES, PanelAdmin, with_words
 from calls.models import Leg
 from devices.models import Line
@@ -132,6 +132,7 @@ class PersonAdmin(PanelAdmin, UserAdmin):
         super().save_model(request, obj, form, change)
         Line.make([obj.pk])  # so that the list of lines has everybody
         if change and not obj.is_active:  # after the form's transaction
+            transaction.on_commit(partial(tokens.revoke_all, obj), robust=True)
             transaction.on_commit(partial(switchboard.sign_out_deactivated, obj.pk), robust=True)
 
     def user_change_password(self, request: HttpRequest, id: str, form_url: str = "") -> HttpResponse:

@@ -34,6 +34,7 @@ SCOPES = {
     "lines:write": "Change lines: limits, multi-device, do not disturb, group",
     "devices:read": "Read people's devices",
     "devices:write": "Sign devices out",
+    "tokens:mint": "Make tokens, with which an app is a device of a person, and revoke them",
     "calls:read": "Read calls and their stories",
     "calls:write": "End calls, add people and take them out",
 }

@@ -10,7 +10,7 @@ from ninja.errors import HttpError, ValidationError
 from ninja.openapi.schema import OpenAPISchema
 from ninja.parser import Parser
 
-from calls.api import calls, door, pages, problems, told, users
+from calls.api import calls, device, door, pages, problems, tokens, told, users
 from calls.api.door import caller, needs
 from calls.api.problems import Problem
 
@@ -103,6 +103,8 @@ def get_me(request: HttpRequest) -> Any:
 
 api.add_router("", users.router)
 api.add_router("", calls.router)
+api.add_router("", tokens.router)
+api.add_router("", device.router)
 
 
 def _nowhere(_request: HttpRequest, **_kwargs: Any) -> HttpResponse:
@@ -110,7 +112,8 @@ def _nowhere(_request: HttpRequest, **_kwargs: Any) -> HttpResponse:
 
 
 def _behind_the_door(pattern: Any) -> URLPattern:
-    pattern.callback = door.door(pattern.callback, public=pattern.name in PUBLIC)
+    for_pages = str(pattern.pattern).startswith("device/")
+    pattern.callback = door.door(pattern.callback, public=pattern.name in PUBLIC, for_pages=for_pages)
     behind: URLPattern = pattern
     return behind
 

@@ -14,7 +14,7 @@ VIEWER = {
 }
 OPERATOR = {
     "devices": (*VIEWER["devices"], "change_line", "change_device"),
-    "calls": (*VIEWER["calls"], "change_call"),
+    "calls": (*VIEWER["calls"], "change_call", "view_token", "change_token"),
     "auditlog": ("view_logentry",),
 }
 ADMINISTRATOR = {
