@@ -34,6 +34,7 @@ DEFAULTS: dict[str, Any] = {
     "PROXIES": 0,
     "METRICS_TOKEN": "",
     "TOKEN_SECRET": "",
+    "WEBHOOK_NETWORKS": [],
     "API_RATE": 50,
     "API_BURST": 200,
     "KEEP_DAYS": 0,

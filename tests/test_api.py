@@ -90,7 +90,7 @@ def test_a_key_has_a_rate_of_its_own(people, set_calls):
     assert other.get("/me").status_code == 200
 
 
-CALL, DEVICE, TOKEN = (uuid.UUID(int=number) for number in (1, 2, 3))
+CALL, DEVICE, TOKEN, HOOK = (uuid.UUID(int=number) for number in range(1, 5))
 OPERATIONS = [
     ("GET", "/users", "users:read"),
     ("GET", "/users/bob", "users:read"),
@@ -104,6 +104,15 @@ OPERATIONS = [
     ("GET", "/users/bob/tokens", "tokens:mint"),
     ("DELETE", "/users/bob/tokens", "tokens:mint"),
     ("DELETE", f"/tokens/{TOKEN}", "tokens:mint"),
+    ("GET", "/events", "events:read"),
+    ("GET", "/webhooks", "webhooks:read"),
+    ("POST", "/webhooks", "webhooks:write"),
+    ("PATCH", f"/webhooks/{HOOK}", "webhooks:write"),
+    ("DELETE", f"/webhooks/{HOOK}", "webhooks:write"),
+    ("POST", f"/webhooks/{HOOK}/rotate", "webhooks:write"),
+    ("POST", f"/webhooks/{HOOK}/test", "webhooks:write"),
+    ("GET", f"/webhooks/{HOOK}/deliveries", "webhooks:read"),
+    ("POST", f"/webhooks/{HOOK}/replay", "webhooks:write"),
     ("GET", "/calls", "calls:read"),
     ("GET", f"/calls/{CALL}", "calls:read"),
     ("GET", f"/calls/{CALL}/events", "calls:read"),
@@ -131,6 +140,7 @@ def test_every_operation_of_the_document_is_in_that_list(people):
         for m, p, _ in OPERATIONS
     }
     listed = {(m, p.replace(f"{DEVICE}", "{device_id}").replace(f"{TOKEN}", "{jti}")) for m, p in listed}
+    listed = {(m, p.replace(f"{HOOK}", "{webhook_id}")) for m, p in listed}
     assert found - {("GET", "/me"), ("POST", "/device/commands")} == listed  # these need no scope
 
 
@@ -396,7 +406,7 @@ def test_no_bad_input_is_ever_a_fault(all_scopes, ringing_call, people, caplog, 
     set_calls(API_BURST=100_000)
     document = site.get_openapi_schema()
     places = {"username": ["bob", "%00", "x" * 200, "%F0%9F%98%80", "../x"], "call_id": [str(ringing_call), str(CALL)],
-              "device_id": [str(DEVICE), "nonsense"], "jti": [str(TOKEN)]}  # fmt: skip
+              "device_id": [str(DEVICE), "nonsense"], "jti": [str(TOKEN)], "webhook_id": [str(HOOK)]}  # fmt: skip
     for path, operations in document["paths"].items():
         for method, operation in operations.items():
             promised = {int(status) for status in operation["responses"]}

@@ -19,7 +19,18 @@ OPERATOR = {
 }
 ADMINISTRATOR = {
     "devices": (*OPERATOR["devices"], "add_line", "add_linegroup", "change_linegroup", "delete_linegroup"),
-    "calls": (*OPERATOR["calls"], "view_apikey", "add_apikey", "change_apikey"),
+    "calls": (
+        *OPERATOR["calls"],
+        "view_apikey",
+        "add_apikey",
+        "change_apikey",
+        "view_webhook",
+        "add_webhook",
+        "change_webhook",
+        "delete_webhook",
+        "view_delivery",
+        "change_delivery",
+    ),
     "auditlog": OPERATOR["auditlog"],
     "auth": ("view_user", "add_user", "change_user", "view_group"),
 }
