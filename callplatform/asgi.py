@@ -13,13 +13,13 @@ http: Any = get_asgi_application()  # fills the app registry, so it comes before
 
 from callplatform.origin import OriginCheck  # noqa: E402
 from callplatform.web import in_lanes  # noqa: E402
-from calls import clock, sign_ins  # noqa: E402
+from calls import clock, sign_ins, webhooks  # noqa: E402
 from calls.consumers import SignalingConsumer  # noqa: E402
 from calls.desk import desk  # noqa: E402
 from calls.hub import hub  # noqa: E402
 from calls.wallboard import Wallboard  # noqa: E402
 
-hub.errands = [clock.run, clock.run_errands, sign_ins.run]
+hub.errands = [clock.run, clock.run_errands, sign_ins.run, webhooks.run]
 FINISH_S = 3.0  # for the desk to finish what it has when the process stops
 
 consumer: Any = SignalingConsumer.as_asgi()  # Django's type of path() knows views only

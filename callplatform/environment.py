@@ -3,6 +3,7 @@
 Knows nothing of Django's settings; settings.py says which variables exist and what they mean.
 """
 
+import ipaddress
 import math
 import os
 import re
@@ -98,6 +99,15 @@ class Environment:
                     "like https://calls.example.com or https://*.example.com."
                 )
         return origins
+
+    def networks(self, name: str) -> list[str]:
+        networks = self.words(name)
+        for network in networks:
+            try:
+                ipaddress.ip_network(network)
+            except ValueError:
+                raise ImproperlyConfigured(f"{name} has {network!r}: give networks like 10.0.0.0/8.") from None
+        return networks
 
     def ice_urls(self, name: str, *schemes: str) -> list[str]:
         """Addresses of STUN or TURN servers, like `turn:turn.example.com:3478?transport=udp`."""

@@ -1,7 +1,8 @@
-"""Which pages may open a socket: those of this site, and of the origins that the operator trusts.
+"""Which pages may open a socket with their cookies: those of this site, and of the origins that the operator trusts.
 
 A browser sends its cookies with a socket that any page opens, and a socket carries no CSRF token: the Origin header is
-the whole defence. So a socket without one is refused too; a client that is no browser sends the site's own origin.
+the whole defence. So a socket with a foreign origin, or without one, is a stranger's: its cookies are dropped, and only
+a token in its `hello` counts (calls/consumers.py).
 """
 
 import re
@@ -17,7 +18,7 @@ PORTS = {"http": "80", "https": "443"}
 
 
 class OriginCheck:
-    """Around the application of `/ws/`: a foreign socket is refused with HTTP 403 before any session is read."""
+    """Around the application of `/ws/`: a foreign socket comes without its cookies, as `stranger`."""
 
     def __init__(self, application: Any) -> None:
         self.application = application
@@ -25,8 +26,8 @@ class OriginCheck:
     async def __call__(self, scope: Any, receive: Any, send: Any) -> Any:
         if is_allowed(scope["headers"]):
             return await self.application(scope, receive, send)
-        await receive()  # the request to connect, which the protocol wants read before it is answered
-        return await send({"type": "websocket.close"})
+        headers = [header for header in scope["headers"] if header[0].lower() != b"cookie"]
+        return await self.application({**scope, "headers": headers, "stranger": True}, receive, send)
 
 
 def is_allowed(headers: Iterable[tuple[bytes, bytes]]) -> bool:

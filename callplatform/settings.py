@@ -145,6 +145,8 @@ CALLS: dict[str, Any] = {
     "TURN_SECRET": env.text("TURN_SECRET"),
     "TURN_TTL_S": env.whole("TURN_TTL_S", 3600, least=60),
     "METRICS_TOKEN": env.text("METRICS_TOKEN"),
+    "WEBHOOK_NETWORKS": env.networks("WEBHOOK_NETWORKS"),
+    "TOKEN_SECRET": env.text("TOKEN_SECRET"),
     "API_RATE": env.whole("API_RATE", 50, least=1),
     "API_BURST": env.whole("API_BURST", 200, least=1),
     "KEEP_DAYS": env.whole("KEEP_DAYS", 0, most=36_500),
@@ -282,6 +284,7 @@ AUDITLOG_INCLUDE_TRACKING_MODELS = (
     },
     {"model": "auth.Group", "m2m_fields": {"permissions"}},
     {"model": "calls.ApiKey", "include_fields": ["name", "scopes", "networks", "expires_at", "revoked_at"]},
+    {"model": "calls.Webhook", "include_fields": ["url", "types"]},
 )  # fmt: skip
 IMPORT_EXPORT_SKIP_ADMIN_LOG = True  # the same, said once
 IMPORT_EXPORT_USE_TRANSACTIONS = True  # an import happens as a whole, or not at all

@@ -25,6 +25,8 @@ sign_ins = Lane(settings.SIGN_INS_AT_ONCE, wait_s=10, queue=32)
 files = Lane(4, wait_s=10, queue=512)
 machines = Lane(4, wait_s=3, queue=64)
 api = Lane(settings.API_THREADS, wait_s=5, queue=256)
+# Whoever waits for events holds a thread, and no connection meanwhile.
+followers = Lane(16, wait_s=5, queue=64)
 
 FOR_MACHINES = {"/healthz", "/readyz"}
 FIGURES = "/metrics"
@@ -42,7 +44,7 @@ def lane_of(scope: Scope) -> Lane:
     if path.startswith(settings.STATIC_URL):
         return files
     if API in path:
-        return api
+        return followers if b"wait_s=" in scope["query_string"] and path.endswith("/events") else api
     return sign_ins if scope["method"] == "POST" and HASHES.search(path) else pages
 
 
@@ -51,7 +53,7 @@ def client_of(scope: Scope) -> Client:
     where = address.of_scope(scope) or ""
     if ":" in where:
         where = str(ipaddress.ip_network((where, 64), strict=False))
-    if lane_of(scope) is api:
+    if API in scope["path"]:
         said = KEY.match(_header(scope, b"authorization").decode("latin-1"))
     else:
         said = SESSION.search(_header(scope, b"cookie").decode("latin-1"))
@@ -60,7 +62,7 @@ def client_of(scope: Scope) -> Client:
 
 def busy(scope: Scope) -> tuple[str, bytes]:
     """What says to try again: a page in the client's language, or a problem of the API."""
-    if lane_of(scope) is api:
+    if API in scope["path"]:
         title = "Too many requests are being worked on. Try again in a moment."
         problem = {"type": "about:blank", "title": title, "status": 503, "detail": title, "code": "unavailable"}
         return "application/problem+json", json.dumps(problem).encode()
@@ -86,7 +88,7 @@ def in_lanes(django: Application) -> Application:
 
     async def answer(scope: Scope, receive: Receive, send: Send) -> None:
         """What knows no session is asked without cookies: with one, Django would look for it."""
-        if lane_of(scope) in (files, machines, api):
+        if lane_of(scope) in (files, machines, api, followers):
             scope = {**scope, "headers": [header for header in scope["headers"] if header[0].lower() != b"cookie"]}
         await django(scope, receive, send)
 

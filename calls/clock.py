@@ -24,7 +24,7 @@ from collections.abc import Callable
 
 from django.utils import timezone
 
-from calls import conf, metrics, pool, switchboard
+from calls import conf, events, metrics, pool, switchboard, tokens
 from calls.after import refusals
 from calls.api import door
 from calls.desk import desk
@@ -141,6 +141,8 @@ class Errands:
         self.every: dict[Callable[[], bool | None], float] = {
             refusals.write: 1.0,
             door.forget: FORGET_S,
+            tokens.forget: FORGET_S,
+            events.forget: FORGET_S,
             switchboard.sign_out_deactivated: ERRAND_S,
             self._end_sign_ins: ERRAND_S,
             self._tell_expired: ERRAND_S,

@@ -34,6 +34,8 @@ DEFAULTS: dict[str, Any] = {
     "DB_THREADS": 8,
     "PROXIES": 0,
     "METRICS_TOKEN": "",
+    "TOKEN_SECRET": "",
+    "WEBHOOK_NETWORKS": [],
     "API_RATE": 50,
     "API_BURST": 200,
     "KEEP_DAYS": 0,

@@ -11,7 +11,7 @@ import random
 import time
 import types
 import uuid
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
 from functools import partial
 from typing import Any, TypeVar, overload
@@ -19,7 +19,7 @@ from typing import Any, TypeVar, overload
 import msgspec
 from channels.consumer import AsyncConsumer
 
-from calls import address, conf, ice, logs, machine, metrics, models, people, pool, protocol, switchboard
+from calls import address, conf, ice, logs, machine, metrics, models, people, pool, protocol, switchboard, tokens
 from calls.arrivals import Visit
 from calls.desk import NotHeld, desk
 from calls.hub import RETURN_MS, Said, hub
@@ -48,9 +48,14 @@ SILENT_S = 1.0  # a socket that has said nothing for so long is told whether the
 UNAVAILABLE_MS = 1000
 BACK_MS = (1000, 5000)  # a socket that cannot be signed in is asked to come back after some time between these
 TOO_MANY_MS = 60_000  # for a new device, when the user has made very many in the last hour
+TOKEN_WARNS_S = 60.0  # before a token ends, its device is told
+STRANGERS = 20  # sockets of one address that come without a cookie and have shown no token yet
 PRESENCE_MS = 1000  # for the next question for presence, when one is still being answered
 SAY = "callplatform.say"  # what our own server offers: to send a text without a coroutine
 PATIENCE = "callplatform.patience"  # and to read sockets that only ping all together
+
+
+strangers: Counter[str] = Counter()  # such sockets of each address
 
 
 class SignalingConsumer(AsyncConsumer):
@@ -62,6 +67,12 @@ class SignalingConsumer(AsyncConsumer):
         self.user: Any = None
         self.key = self.username = ""
         self.address = address.of_scope(scope)
+        self.origin = _origin(scope["headers"])
+        self.stranger = bool(scope.get("stranger"))  # opened by a page of another site, or by no page: needs a token
+        self.token: tokens.Claims | None = None
+        self.token_device: uuid.UUID | None = None
+        self.token_due: asyncio.TimerHandle | None = None
+        self.counted_out = False
         self.socket_id = uuid.uuid4()
         self.device_id: uuid.UUID | None = None  # held from the moment it arrived, even if its hello then failed
         self.seat: Seat | None = None
@@ -87,15 +98,21 @@ class SignalingConsumer(AsyncConsumer):
             await hub.start()
             await self._converse()
         finally:
+            self._forget_stranger()
+            if self.token_due is not None:
+                self.token_due.cancel()
             hub.part(self.key, self)
             if self.device_id is not None:
                 await self._leave(self.device_id)
 
     async def _converse(self) -> None:
         await self.receive()  # websocket.connect
+        if self.stranger:
+            strangers[self.address or ""] += 1
+            if strangers[self.address or ""] > STRANGERS:
+                await self.transmit({"type": "websocket.close"})
+                return
         await self.transmit({"type": "websocket.accept"})
-        if not self.session:
-            self.bye("signed_out", 0)
         self._expect_hello(conf.get("HELLO_S"))
         self.silent = asyncio.get_running_loop().call_later(SILENT_S, self._doubt)
         try:
@@ -177,6 +194,8 @@ class SignalingConsumer(AsyncConsumer):
         match frame:
             case protocol.Signal():
                 await self._signal(seat, frame)
+            case protocol.Renew():
+                await self._renew(seat, frame)
             case protocol.MultiDevice():
                 line = await pool.run(switchboard.switch_multi_device, seat.key, frame.on)
                 self._send(protocol.reply(frame.id, line=switchboard.line_view(line)))
@@ -207,7 +226,9 @@ class SignalingConsumer(AsyncConsumer):
             raise protocol.bad("cmd", "This socket has said hello already.")
         logs.about(socket=self.socket_id)
         device = frame.device
-        id, name = device.id or self.device_id, names.clean(device.name)
+        if not await self._may_come(frame):
+            return
+        id, name = self.token_device or device.id or self.device_id, names.clean(device.name)
         if not name:
             raise protocol.bad("device")
         hello = Hello(self.session, id, name, device.kind, frame.page, self.socket_id, frame.take, self.address)
@@ -216,10 +237,12 @@ class SignalingConsumer(AsyncConsumer):
         try:
             arrived = await desk.arrive(visit)
             self.device_id, self.user = visit.device, arrived.arrival.user
+            if self.token is not None:
+                await self._bind(self.token, arrived.arrival.device.pk)
             self.username = self.user.get_username()
             seat = Seat(self.key, arrived.arrival.device.pk, arrived.arrival.device.name, frame.page)
             logs.about(user=self.key, device=seat.device)
-            calls = [await self._heard(seat, call) for call in arrived.calls]
+            calls = [await self._taken(seat, await self._heard(seat, call)) for call in arrived.calls]
             self.seat, self.beat = seat, Beat(str(seat.device), str(self.socket_id))
         except presence.InUse:
             raise Refused("device_in_use") from None
@@ -240,6 +263,8 @@ class SignalingConsumer(AsyncConsumer):
                 for said in waiting:
                     if said.what == "bye":
                         self.take(said)
+        self._forget_stranger()
+        self._watch_token()
         self.beat_at = self.pong_at = self.ice_at = time.monotonic()
         views = [seen for call in calls if (seen := self._view(call)) and call.state != "ended"]
         self._send(
@@ -261,6 +286,84 @@ class SignalingConsumer(AsyncConsumer):
         )
         for said in waiting:
             self.take(said)
+
+    async def _may_come(self, frame: protocol.Hello) -> bool:
+        """Whether this hello has a sign-in behind it, as far as that is known before its session is looked at. With a
+        token no cookie counts."""
+        if frame.token is None:
+            if not self.session or self.token is not None:
+                self.bye("signed_out", 0)
+            return not self.closing
+        try:
+            claims = tokens.read(frame.token)
+            if self.stranger and self.origin is not None and self.origin not in claims.origins:
+                raise tokens.Wrong
+            self.token_device = await pool.run(tokens.device_of, claims)
+        except tokens.Ended:
+            self.bye("token_ended", 0)
+            return False
+        except tokens.Wrong:
+            self.bye("signed_out", 0)
+            return False
+        self.token, self.session = claims, claims.session
+        return True
+
+    async def _bind(self, token: tokens.Claims, device: uuid.UUID) -> None:
+        """The token stays with the device of its first hello. Raises NotYours for another one."""
+        if self.token_device is None and not await pool.run(tokens.bind, token, device):
+            await pool.run(presence.sign_out, [device], times.now())
+            raise presence.NotYours
+        self.token_device = device
+
+    async def _renew(self, seat: Seat, frame: protocol.Renew) -> None:
+        """The socket goes on with a newer token."""
+        if self.token is None:
+            raise Refused("not_allowed")
+        try:
+            claims = tokens.read(frame.token)
+        except tokens.Ended:
+            raise Refused("expired") from None
+        except tokens.Wrong:
+            raise Refused("not_allowed") from None
+        fits = claims.user == self.username and (not self.stranger or self.origin in (None, *claims.origins))
+        if not fits or not await pool.run(tokens.renew, claims, seat.key, seat.device, self.session):
+            raise Refused("not_allowed")
+        self.token, self.session = claims, claims.session
+        self._watch_token()
+        self._send(protocol.reply(frame.id))
+
+    def _watch_token(self) -> None:
+        """Tells the device shortly before its token ends, and says goodbye when it has; in a call a little later."""
+        if self.token_due is not None:
+            self.token_due.cancel()
+        if self.token is not None:
+            left_s = (self.token.ends - times.now()).total_seconds()
+            wait_s = max(0.0, left_s - TOKEN_WARNS_S)
+            self.token_due = asyncio.get_running_loop().call_later(wait_s, self._token_ends_soon)
+
+    def _token_ends_soon(self) -> None:
+        assert self.token is not None
+        left_s = max(0.0, (self.token.ends - times.now()).total_seconds())
+        self._send(protocol.encode({"t": "token", "ends_ms": round(1000 * left_s)}))
+        self.token_due = asyncio.get_running_loop().call_later(left_s, self._token_has_ended, tokens.GRACE_S)
+
+    def _token_has_ended(self, grace_s: float) -> None:
+        seat = self.seat
+        joined = seat is not None and any(
+            leg.state == "joined" and leg.device == seat.device for call in self.calls.values() for leg in call.legs
+        )
+        if grace_s and joined:
+            self.token_due = asyncio.get_running_loop().call_later(grace_s, self._token_has_ended, 0.0)
+        else:
+            self.bye("token_ended", 0)
+
+    def _forget_stranger(self) -> None:
+        """The socket does not wait any more: it has shown a token, or is gone."""
+        if self.stranger and not self.counted_out:
+            self.counted_out = True
+            strangers[self.address or ""] -= 1
+            if strangers[self.address or ""] <= 0:
+                del strangers[self.address or ""]
 
     def _join(self, key: str) -> None:
         """From here on what is said to the user is heard."""
@@ -336,6 +439,13 @@ class SignalingConsumer(AsyncConsumer):
         if not switchboard.is_back(call, seat.key, seat.device):
             return call
         return (await self._ask(seat, Perform(call.id, machine.Heard(seat.key, seat.device), known=call))).call or call
+
+    async def _taken(self, seat: Seat, call: machine.Call) -> machine.Call:
+        """The call, after this page took what its device has answered over HTTP."""
+        mine = machine.leg_of(call, seat.key)
+        if mine is None or mine.device != seat.device or mine.page != tokens.page_of(seat.device):
+            return call
+        return (await self._ask(seat, Perform(call.id, machine.Move(seat), known=call))).call or call
 
     async def _signal(self, seat: Seat, frame: protocol.Signal) -> None:
         call = self.calls.get(frame.call)
@@ -462,7 +572,7 @@ class SignalingConsumer(AsyncConsumer):
 
     def _doubt(self) -> None:
         """The socket has said nothing yet, so nobody has checked its cookie. Checks now for a sign-in behind it."""
-        if not self.closing:
+        if not self.closing and not self.stranger:
             hub.spawn(self._look_at_sign_in())
 
     async def _look_at_sign_in(self) -> None:
@@ -479,8 +589,11 @@ class SignalingConsumer(AsyncConsumer):
         self.hello_due = asyncio.get_running_loop().call_later(within_s, self._miss_hello)
 
     def _miss_hello(self) -> None:
-        if self.seat is None:
-            self._close("no_hello")
+        if self.seat is not None:
+            return
+        if self.stranger and not self.hellos:
+            self.bye("signed_out", 0)
+        self._close("no_hello")
 
     def _close(self, why: str) -> None:
         if not self.closing:
@@ -596,6 +709,10 @@ class SignalingConsumer(AsyncConsumer):
             await desk.leave(Beat(str(device_id), str(self.socket_id)))
         except pool.AWAY as error:
             unleft.met(error)
+
+
+def _origin(headers: Sequence[tuple[bytes, bytes]]) -> str | None:
+    return next((value.decode("latin-1").lower() for name, value in headers if name.lower() == b"origin"), None)
 
 
 def _kind(asked: Place | Perform | CatchUp) -> str:

@@ -1,5 +1,6 @@
 """Calls, their legs, and one entry for each accepted change; and the way between these rows and machine's values."""
 
+import base64
 import datetime as dt
 import secrets
 import uuid
@@ -238,6 +239,28 @@ class ApiKey(models.Model):
         return self.name
 
 
+class Token(models.Model):
+    """What lets an app or page of somebody else be a device of one user, for some hours; see calls/tokens.py.
+
+    Behind it is a session: what ends sign-ins ends tokens too.
+    """
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)  # the `jti`
+    user = models.ForeignKey(settings.AUTH_USER_MODEL, models.CASCADE, related_name="+")
+    key = models.ForeignKey(ApiKey, models.SET_NULL, null=True, related_name="+")  # that asked for it
+    device = models.ForeignKey(Device, models.CASCADE, null=True, related_name="+")  # that it stays with
+    session = models.CharField(max_length=40, unique=True)  # the stored key of its session
+    origins = models.JSONField(default=list)
+    made_at = models.DateTimeField("made")
+    expires_at = models.DateTimeField("expires", db_index=True)
+
+    class Meta:
+        ordering = ["-made_at"]
+
+    def __str__(self) -> str:
+        return f"{self.user} until {self.expires_at:%Y-%m-%d %H:%M}"
+
+
 class ApiReply(models.Model):
     """The answer to a request that was made with an `Idempotency-Key`. A repeat is answered the same."""
 
@@ -253,6 +276,91 @@ class ApiReply(models.Model):
 
     def __str__(self) -> str:
         return self.id
+
+
+class Feed(models.Model):
+    """One row: how far the entries were read for events, and when somebody last asked for events."""
+
+    id = models.PositiveSmallIntegerField(primary_key=True, default=1)
+    entry = models.BigIntegerField(default=-1)  # below zero: nobody asks for events
+    read_at = models.DateTimeField(null=True)
+
+    def __str__(self) -> str:
+        return str(self.entry)
+
+
+class Event(models.Model):
+    """Something that other people's software is told of. Its key rises over all events, and none appears below one that
+    can be seen. What is told of a call is made from the call's entries when it is sent."""
+
+    id = models.BigAutoField(primary_key=True)
+    type = models.CharField(max_length=20)
+    at = models.DateTimeField(db_index=True)
+    call = models.UUIDField(null=True)
+    v = models.PositiveIntegerField(null=True)
+    data = models.JSONField(default=dict)  # beside the call
+
+    class Meta:
+        ordering = ["id"]
+
+    def __str__(self) -> str:
+        return f"evt_{self.pk} {self.type}"
+
+
+def webhook_secret() -> str:
+    """A new secret, in the form that the libraries of receivers take."""
+    return "whsec_" + base64.b64encode(secrets.token_bytes(32)).decode()
+
+
+class Webhook(models.Model):
+    """Where events are posted to."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    url = models.CharField("URL", max_length=500)
+    types = models.JSONField(default=list, blank=True)  # empty: all
+    secret = models.CharField(max_length=100, default=webhook_secret, editable=False)
+    old_secret = models.CharField(max_length=100, blank=True, default="", editable=False)  # signs beside it for a day
+    old_until = models.DateTimeField(null=True, editable=False)
+    active = models.BooleanField(default=True)
+    off_why = models.CharField(max_length=10, blank=True, default="", editable=False)
+    off_since = models.DateTimeField(null=True, editable=False)
+    failing_since = models.DateTimeField(null=True, editable=False)  # nothing but failures since then
+    position = models.BigIntegerField(default=0, editable=False)  # the last event that was looked at for it
+    made_at = models.DateTimeField("made", auto_now_add=True)
+
+    class Meta:
+        ordering = ["made_at"]
+
+    def __str__(self) -> str:
+        return self.url
+
+
+class Delivery(models.Model):
+    """One event for one endpoint: what became of it, or when it is tried next."""
+
+    webhook = models.ForeignKey(Webhook, models.CASCADE, related_name="deliveries", db_index=False)
+    event = models.ForeignKey(Event, models.CASCADE, related_name="+")
+    call = models.UUIDField(null=True)
+    state = models.CharField(max_length=7, default="waiting")  # waiting, done, failed
+    replay = models.BooleanField(default=False)
+    tries = models.PositiveSmallIntegerField(default=0)
+    next_at = models.DateTimeField()
+    at = models.DateTimeField("last tried", null=True)
+    status = models.PositiveSmallIntegerField(null=True)  # None: no answer
+    answer = models.CharField(max_length=300, blank=True, default="")
+    took_ms = models.PositiveIntegerField(null=True)
+
+    class Meta:
+        verbose_name_plural = "deliveries"
+        ordering = ["-id"]
+        indexes = [
+            models.Index(fields=["next_at"], name="delivery_waiting", condition=Q(state="waiting")),
+            models.Index(fields=["webhook", "call", "event"], name="delivery_order", condition=Q(state="waiting")),
+            models.Index(fields=["webhook", "-id"], name="delivery_listed"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.event_id} to {self.webhook_id}"
 
 
 # The columns of a call and of its legs, in the order of the fields of machine's values.

@@ -28,6 +28,7 @@ CLOSE: dict[str, int] = {
     "protocol": 4400,
     "signed_out": 4401,
     "deactivated": 4401,
+    "token_ended": 4401,
     "no_hello": 4408,
     "replaced": 4409,
     "flooding": 4429,
@@ -55,6 +56,7 @@ Id = Annotated[str, Meta(min_length=1, max_length=64)]
 Username = Annotated[str, Meta(min_length=1, max_length=150)]
 Names = Annotated[list[Username], Meta(min_length=1, max_length=64)]
 Age = Annotated[int, Meta(ge=0)]
+Token = Annotated[str, Meta(min_length=1, max_length=4096)]
 DeviceKind = Literal["web", "ios", "android", "windows", "macos", "linux", "other"]
 
 
@@ -72,6 +74,13 @@ class Hello(Frame, frozen=True):
     page: uuid.UUID
     device: DeviceSaid
     take: bool = False
+    token: Token | None = None
+
+
+class Renew(Frame, frozen=True, tag="token"):
+    """A newer token on the open socket."""
+
+    token: Token
 
 
 class Also(Struct, frozen=True):
@@ -172,7 +181,7 @@ class Presence(Frame, frozen=True):
 
 
 AboutCall = Ringing | Answer | Reject | Hangup | End | Add | Remove | Move | Hold | Transfer | Media
-AnyCommand = Hello | Invite | AboutCall | Signal | MultiDevice
+AnyCommand = Hello | Renew | Invite | AboutCall | Signal | MultiDevice
 AnyFrame = AnyCommand | Ping | Presence
 
 OtherCommand = machine.Hangup | machine.Hold | machine.HandOver  # what may be asked of another call besides

@@ -1,4 +1,4 @@
-"""A socket is opened by a page of this site, or by nobody."""
+"""A socket that is opened by a page of this site has its cookies; any other is a stranger's, without them."""
 
 from typing import Any
 
@@ -10,11 +10,13 @@ from callplatform.origin import OriginCheck
 
 async def accept(scope: Any, receive: Any, send: Any) -> None:
     await receive()
-    await send({"type": "websocket.accept"})
+    cookies = [value for name, value in scope["headers"] if name == b"cookie"]
+    assert cookies == ([] if scope.get("stranger") else [b"sessionid=x"])
+    await send({"type": "websocket.close"} if scope.get("stranger") else {"type": "websocket.accept"})
 
 
 async def is_open_to(origin: str | None, host: str | None = "calls.example.com", *more: tuple[bytes, bytes]) -> bool:
-    headers = [(b"user-agent", b"test"), *more]
+    headers = [(b"cookie", b"sessionid=x"), (b"user-agent", b"test"), *more]
     headers += [(b"origin", origin.encode("latin-1"))] if origin is not None else []
     headers += [(b"host", host.encode("latin-1"))] if host is not None else []
     socket = WebsocketCommunicator(OriginCheck(accept), "/ws/", headers=headers)

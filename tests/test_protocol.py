@@ -83,7 +83,7 @@ def test_the_commands_are_those_of_the_contract():
     tags = {each.__struct_config__.tag for each in typing.get_args(protocol.AnyFrame)}
     assert tags == {
         "hello", "invite", "ringing", "answer", "reject", "hangup", "end", "add", "remove", "move", "hold",
-        "transfer", "media", "signal", "multi_device", "ping", "presence",
+        "transfer", "media", "signal", "multi_device", "ping", "presence", "token",
     }  # fmt: skip
 
 
@@ -192,7 +192,7 @@ json_values = st.recursive(
 )
 ARGUMENTS = [
     "id", "cmd", "call", "to", "kind", "data", "ring_s", "age", "and", "page", "device", "take", "mic", "cam", "body",
-    "on", "calls", "user", "do", "with", "stay", "of",
+    "on", "calls", "user", "do", "with", "stay", "of", "token",
 ]  # fmt: skip
 COMMANDS = [each.__struct_config__.tag for each in typing.get_args(protocol.AnyFrame)]
 
@@ -287,8 +287,8 @@ def test_an_error_has_its_code_a_sentence_and_its_own_fields(code):
 
 def test_the_close_codes_are_those_of_the_contract():
     assert protocol.CLOSE == {
-        "protocol": 4400, "signed_out": 4401, "deactivated": 4401, "no_hello": 4408, "replaced": 4409, "flooding": 4429,
-        "restart": 1012,
+        "protocol": 4400, "signed_out": 4401, "deactivated": 4401, "token_ended": 4401, "no_hello": 4408,
+        "replaced": 4409, "flooding": 4429, "restart": 1012,
     }  # fmt: skip
 
 

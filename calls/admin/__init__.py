@@ -12,7 +12,7 @@ from django.contrib.admin import AdminSite
 from django.http import HttpRequest
 
 from calls import switchboard
-from calls.admin import audit, calls, devices, keys, lines, people  # noqa: F401 - importing registers the pages
+from calls.admin import audit, calls, devices, hooks, keys, lines, people, tokens  # noqa: F401 - importing registers the pages
 from devices.sessions import stored_key
 
 admin.site.site_header = admin.site.site_title = "Call platform"

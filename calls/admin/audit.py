@@ -50,7 +50,8 @@ class WhatFilter(admin.SimpleListFilter):
     title = "what"
     parameter_name = "what"
     KINDS = (("line", "Lines"), ("linegroup", "Groups of lines"), ("call", "Calls"), ("device", "Devices"),
-             ("user", "Accounts"), ("group", "Roles"), ("apikey", "API keys"))  # fmt: skip
+             ("user", "Accounts"), ("group", "Roles"), ("apikey", "API keys"),
+             ("webhook", "Webhooks"))  # fmt: skip
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
         return list(self.KINDS)

@@ -16,7 +16,7 @@ from django.db import transaction
 from django.db.models import ProtectedError
 from django.http import HttpRequest, HttpResponse
 
-from calls import audit, switchboard
+from calls import audit, switchboard, tokens
 from calls.admin.base import NAMES, PanelAdmin, with_words
 from calls.models import LIVE, Leg
 from devices.models import Line
@@ -143,6 +143,7 @@ class PersonAdmin(PanelAdmin, UserAdmin):
         super().save_model(request, obj, form, change)
         Line.make([obj.pk])  # so that the list of lines has everybody
         if change and not obj.is_active:  # after the form's transaction
+            transaction.on_commit(partial(tokens.revoke_all, obj), robust=True)
             transaction.on_commit(partial(switchboard.sign_out_deactivated, obj.pk), robust=True)
 
     def user_change_password(self, request: HttpRequest, id: str, form_url: str = "") -> HttpResponse:

@@ -38,6 +38,13 @@ FORGET_AT_ONCE = 500
 CLIENTS_KEY = re.compile(r"[!-~]{1,255}")
 
 View = Callable[..., HttpResponse]
+# The answer to a browser that asks whether it may ask. It asks without credentials, so nothing is told to anybody.
+PREFLIGHT = {
+    "Access-Control-Allow-Origin": "*",
+    "Access-Control-Allow-Methods": "POST",
+    "Access-Control-Allow-Headers": "Authorization, Content-Type",
+    "Access-Control-Max-Age": "600",
+}
 
 
 class Caller:
@@ -48,6 +55,7 @@ class Caller:
         self.address = address.of_request(request)
         self.key: ApiKey | None = None
         self.secret = ""
+        self.origins: tuple[str, ...] = ()  # whose pages may read the answer
 
     @property
     def name(self) -> str:
@@ -81,16 +89,19 @@ class needs(HttpBearer):
         raise NotImplementedError  # __call__ is all that is used
 
 
-def door(view: View, *, public: bool = False) -> View:
-    """The view of an address of the API, behind its door. A public one asks for no key."""
+def door(view: View, *, public: bool = False, for_pages: bool = False) -> View:
+    """The view of an address of the API, behind its door. A public one asks for no key. One that is `for_pages` is also
+    asked by pages of other sites, and looks at its token itself."""
 
     @wraps(view)
     @csrf_exempt
     def enter(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
         who = request.api_caller = Caller(request)  # type: ignore[attr-defined]
         headers: dict[str, str] = {}
+        if for_pages and request.method == "OPTIONS":
+            return HttpResponse(status=204, headers=PREFLIGHT)
         try:
-            if not public:
+            if not (public or for_pages):
                 who.key, who.secret = keys.authenticate(request.headers.get("Authorization", ""), who.address)
                 left = keys.spend(who.key)
                 headers = {
@@ -107,11 +118,20 @@ def door(view: View, *, public: bool = False) -> View:
             response["Allow"] = allowed
         for name, value in headers.items():
             response[name] = value
+        _say_who_may_read(request, response)
         response["Cache-Control"] = "no-store"
         response["Request-Id"] = who.id
         return response
 
     return enter
+
+
+def _say_who_may_read(request: HttpRequest, response: HttpResponse) -> None:
+    origin = request.headers.get("Origin", "").lower()
+    response["Vary"] = "Origin"
+    if origin in caller(request).origins:
+        response["Access-Control-Allow-Origin"] = origin
+        response["Access-Control-Expose-Headers"] = "Request-Id, Retry-After"
 
 
 def problem(request: HttpRequest, error: Exception) -> HttpResponse:

@@ -34,7 +34,11 @@ SCOPES = {
     "lines:write": "Change lines: limits, multi-device, do not disturb, group",
     "devices:read": "Read people's devices",
     "devices:write": "Sign devices out",
+    "tokens:mint": "Make tokens, with which an app is a device of a person, and revoke them",
     "calls:read": "Read calls and their stories",
+    "events:read": "Read events",
+    "webhooks:read": "Read webhooks and their deliveries",
+    "webhooks:write": "Make, change and test webhooks; making one needs events:read too",
     "calls:write": "End calls, add people and take them out",
 }
 PREFIX = "cpk"

@@ -10,7 +10,7 @@ from ninja.errors import HttpError, ValidationError
 from ninja.openapi.schema import OpenAPISchema
 from ninja.parser import Parser
 
-from calls.api import calls, door, pages, problems, told, users
+from calls.api import calls, device, door, hooks, pages, problems, tokens, told, users
 from calls.api.door import caller, needs
 from calls.api.problems import Problem
 
@@ -72,7 +72,9 @@ def _does_not_validate(request: HttpRequest, error: ValidationError) -> HttpResp
 
 def _look_at_address(request: HttpRequest) -> None:
     asked = request.resolver_match.kwargs if request.resolver_match else {}
-    if "call_id" in asked:
+    if "webhook_id" in asked:
+        hooks.webhook_of(asked["webhook_id"])
+    elif "call_id" in asked:
         calls.call_of(asked["call_id"])
     elif "username" in asked and request.method != "PUT":
         calls.person(asked["username"])
@@ -103,6 +105,9 @@ def get_me(request: HttpRequest) -> Any:
 
 api.add_router("", users.router)
 api.add_router("", calls.router)
+api.add_router("", tokens.router)
+api.add_router("", device.router)
+api.add_router("", hooks.router)
 
 
 def _nowhere(_request: HttpRequest, **_kwargs: Any) -> HttpResponse:
@@ -110,7 +115,8 @@ def _nowhere(_request: HttpRequest, **_kwargs: Any) -> HttpResponse:
 
 
 def _behind_the_door(pattern: Any) -> URLPattern:
-    pattern.callback = door.door(pattern.callback, public=pattern.name in PUBLIC)
+    for_pages = str(pattern.pattern).startswith("device/")
+    pattern.callback = door.door(pattern.callback, public=pattern.name in PUBLIC, for_pages=for_pages)
     behind: URLPattern = pattern
     return behind
 

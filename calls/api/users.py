@@ -18,7 +18,7 @@ from django.http import HttpRequest
 from ninja import Query, Router, Schema, Status
 from pydantic import AwareDatetime, Field
 
-from calls import audit, models, search, switchboard
+from calls import audit, models, search, switchboard, tokens
 from calls.api import pages, problems
 from calls.api.bodies import Body, Text
 from calls.api.calls import person
@@ -173,6 +173,7 @@ def put_user(request: HttpRequest, username: str, body: PersonSaid) -> Any:
         audit.record_by(caller(request), user, changes, made)
     if was_active and not user.is_active:
         switchboard.sign_out_deactivated(user.pk)
+        tokens.revoke_all(user)
     return Status(201 if made else 200, _told([user])[user.pk])
 
 

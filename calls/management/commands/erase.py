@@ -12,7 +12,7 @@ from django.contrib.contenttypes.models import ContentType
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db.models import Model, Q
 
-from calls import switchboard
+from calls import switchboard, tokens
 from calls.models import LIVE, Entry, Leg, Refusal
 from devices.models import Device, Line
 
@@ -41,6 +41,7 @@ class Command(BaseCommand):
         with disable_auditlog():
             user.is_active = False
             user.save(update_fields=["is_active"])
+            tokens.revoke_all(user)
             for device in Device.objects.filter(user=user, signed_out_at=None):
                 switchboard.sign_out(device, "deactivated")
             if Leg.objects.filter(LIVE, user=user).exists():

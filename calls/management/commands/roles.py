@@ -14,12 +14,23 @@ VIEWER = {
 }
 OPERATOR = {
     "devices": (*VIEWER["devices"], "change_line", "change_device"),
-    "calls": (*VIEWER["calls"], "change_call"),
+    "calls": (*VIEWER["calls"], "change_call", "view_token", "change_token"),
     "auditlog": ("view_logentry",),
 }
 ADMINISTRATOR = {
     "devices": (*OPERATOR["devices"], "add_line", "add_linegroup", "change_linegroup", "delete_linegroup"),
-    "calls": (*OPERATOR["calls"], "view_apikey", "add_apikey", "change_apikey"),
+    "calls": (
+        *OPERATOR["calls"],
+        "view_apikey",
+        "add_apikey",
+        "change_apikey",
+        "view_webhook",
+        "add_webhook",
+        "change_webhook",
+        "delete_webhook",
+        "view_delivery",
+        "change_delivery",
+    ),
     "auditlog": OPERATOR["auditlog"],
     "auth": ("view_user", "add_user", "change_user", "view_group"),
 }
