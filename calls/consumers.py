@@ -46,6 +46,7 @@ REFLECT_S = 300.0  # from the first refused hello: a person may have to say whet
 MAX_HELLOS = 10  # refused on one socket, which is closed then
 SILENT_S = 1.0  # a socket that has said nothing for so long is told whether there is a sign-in behind its cookie
 UNAVAILABLE_MS = 1000
+WAYS = {"outgoing": "out", "incoming": "in"}  # of a limit, and of the legs that it counts
 BACK_MS = (1000, 5000)  # a socket that cannot be signed in is asked to come back after some time between these
 TOO_MANY_MS = 60_000  # for a new device, when the user has made very many in the last hour
 TOKEN_WARNS_S = 60.0  # before a token ends, its device is told
@@ -206,7 +207,7 @@ class SignalingConsumer(AsyncConsumer):
                 data, ring_s = protocol.data_of(frame.data), frame.ring_s or conf.get("RING_S")
                 other = _other(frame, seat)
                 place = Place(self.user, seat, frame.call, frozenset(frame.to), frame.kind, data, ring_s, other)
-                self._settle(frame.id, await self._ask(seat, place))
+                await self._settle(frame.id, seat, await self._ask(seat, place))
             case _:
                 logs.about(call=frame.call)
                 known = self.calls.get(frame.call)
@@ -219,7 +220,7 @@ class SignalingConsumer(AsyncConsumer):
                     self._reply(frame.id, known, refused)
                     await asyncio.sleep(0)
                     return
-                self._settle(frame.id, await self._ask(seat, order))
+                await self._settle(frame.id, seat, await self._ask(seat, order))
 
     async def _hello(self, frame: protocol.Hello) -> None:
         if self.seat is not None:
@@ -496,8 +497,21 @@ class SignalingConsumer(AsyncConsumer):
         asyncio.get_running_loop().call_soon(self.bye, "replaced" if held else "signed_out", 0)
         return Refused("device_in_use" if held else "not_allowed")
 
-    def _settle(self, re: str, outcome: Outcome) -> None:
-        self._reply(re, outcome.call, outcome.refused)
+    async def _settle(self, re: str, seat: Seat, outcome: Outcome) -> None:
+        refused = outcome.refused
+        if refused is not None and refused.code == "limit_reached":
+            refused.about["calls"] = await self._in_the_way(seat, refused.about["direction"])
+        self._reply(re, outcome.call, refused)
+
+    async def _in_the_way(self, seat: Seat, direction: str) -> list[View]:
+        """The user's own calls that use up a limit, wherever they are: so that they can be continued or ended."""
+        found = []
+        for call in await self._ask(seat, CatchUp(seat.key)):
+            mine = machine.leg_of(call, seat.key)
+            if mine is not None and mine.state in machine.LIVE and mine.dir == WAYS[direction]:
+                seen = self._render(call, anywhere=True)
+                found += [seen] if seen else []
+        return found
 
     # What the hub brings, in the event loop.
 
@@ -606,10 +620,11 @@ class SignalingConsumer(AsyncConsumer):
         self._note(call, seen is not None)
         return seen
 
-    def _render(self, call: machine.Call) -> View | None:
-        """This device's view of the call."""
+    def _render(self, call: machine.Call, *, anywhere: bool = False) -> View | None:
+        """This device's view of the call; `anywhere`: also if another device of the user has it or had it."""
         assert self.seat is not None
-        return view(call, self.seat.key, self.seat.device, times.now(), self.seat.page, conf.deadlines())
+        seat = self.seat
+        return view(call, seat.key, seat.device, times.now(), seat.page, conf.deadlines(), anywhere=anywhere)
 
     def _note(self, call: machine.Call, visible: bool) -> None:
         """Signals and later frames are held against the last value seen."""
@@ -645,7 +660,8 @@ class SignalingConsumer(AsyncConsumer):
             seen = self._view(call)
         self.told = None
         if call is not None and seen is None and refused is None:
-            refused = Refused("not_found")
+            seen = self._render(call, anywhere=True) if self.seat is not None else None  # ended from this device
+            refused = None if seen else Refused("not_found")
         self._send(protocol.reply(re, seen, refused))
 
     def _spend_token(self) -> None:

@@ -413,7 +413,7 @@ def _decide(call: Call, command: Command, now: dt.datetime, deadlines: Deadlines
             _must_be_here(call, leg, by)
             return _leave(call, leg, now, "left", data)
         case End(by, data):
-            return _end_for_all(call, _my_leg(call, by), by, now, data)
+            return _end_for_all(call, _my_place(call, by), by, now, data)
         case Add(by):
             _must_be_joined(call, _my_leg(call, by))
             return _add(call, command, now, by.key)
@@ -426,7 +426,7 @@ def _decide(call: Call, command: Command, now: dt.datetime, deadlines: Deadlines
                 raise Refused("not_allowed")
             return _remove(call, user, now)
         case Move(by):
-            leg = _my_leg(call, by)
+            leg = _my_place(call, by)
             _must_be_joined(call, leg)
             if leg.device == by.device and leg.page == by.page:
                 return call
@@ -822,6 +822,13 @@ def _my_leg(call: Call, by: Seat) -> Leg:
     if leg is None or not visible(leg, by.device):
         raise Refused("not_found")
     return leg
+
+
+def _my_place(call: Call, by: Seat) -> Leg:
+    """My leg, on whichever device of mine it is or was joined: a call that stands in my way can be continued or ended
+    from any of them."""
+    leg = leg_of(call, by.key)
+    return leg if leg is not None and leg.device is not None else _my_leg(call, by)
 
 
 def _bound(leg: Leg, device: uuid.UUID) -> bool:

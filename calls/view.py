@@ -100,10 +100,13 @@ class Shape(NamedTuple):
     bound: bool
 
 
-def shape(call: Call, key: str, device: uuid.UUID, page: uuid.UUID | None) -> Shape | None:
-    """What a view depends on besides the call and the time: pages of one shape see the same. None: they see nothing."""
+def shape(
+    call: Call, key: str, device: uuid.UUID, page: uuid.UUID | None, *, anywhere: bool = False
+) -> Shape | None:
+    """What a view depends on besides the call and the time: pages of one shape see the same. None: they see nothing.
+    With `anywhere` they see a call that another device of the user has or had, too."""
     mine = leg_of(call, key)
-    if mine is None or not visible(mine, device):
+    if mine is None or not (visible(mine, device) or (anywhere and mine.device is not None)):
         return None
     if mine.state == "removed" and call.state != "ended" and call.v > mine.removed_v:
         return None  # somebody who was taken out is told of that, and of nothing that comes after
@@ -118,9 +121,11 @@ def view(
     now: dt.datetime,
     page: uuid.UUID | None = None,
     deadlines: Deadlines = DEADLINES,
+    *,
+    anywhere: bool = False,
 ) -> View | None:
-    """What this user's device (and its page) may see, or None when it may see nothing."""
-    mine, seen_as = leg_of(call, key), shape(call, key, device, page)
+    """What this user's device (and its page) may see, or None when it may see nothing; `anywhere` as for `shape`."""
+    mine, seen_as = leg_of(call, key), shape(call, key, device, page, anywhere=anywhere)
     if mine is None or seen_as is None:
         return None
     ring_ms = 0

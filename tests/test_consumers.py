@@ -101,6 +101,7 @@ async def test_the_outgoing_limit_refuses_with_its_figures(page):
     await page("carol")
     assert (await alice.invite("bob"))["ok"]
     refused = await second.invite("carol")
+    assert [view["me"]["here"] for view in refused["error"].pop("calls")] == [False]
     assert refused["error"] == {
         "code": "limit_reached",
         "message": "You have reached your limit of outgoing calls: 1.",
@@ -522,3 +523,41 @@ async def test_six_devices_that_answer_at_once_have_one_winner(page):
     assert sum(reply["ok"] for reply in replies) == 1
     winner = next(device for device, reply in zip(devices, replies, strict=True) if reply["ok"])
     assert {reply["error"]["device"] for reply in replies if not reply["ok"]} == {winner.name}
+
+
+async def test_who_has_reached_the_limit_is_shown_the_call_that_uses_it_up(page):
+    """Multi-device is off, so the second device is told nothing of the call; yet it can continue it."""
+    alice, second = await page("alice"), await page("alice", "Second")
+    bob = await page("bob")
+    await page("carol")
+    call = (await alice.invite("bob"))["call"]["id"]
+    assert (await bob.ask("answer", call=call))["ok"]
+    refused = await second.invite("carol")
+    (shown,) = refused["error"]["calls"]
+    assert (shown["id"], shown["state"], [leg["user"] for leg in shown["legs"]]) == (call, "active", ["alice", "bob"])
+    assert shown["me"] == {"state": "joined", "here": False, "device": "Laptop", "ring_ms": 0, "can": shown["me"]["can"]}
+    assert {"move", "end"} <= set(shown["me"]["can"])
+    assert code(await second.ask("hangup", call=call)) == "not_found", "only what the contract names"
+    moved = await second.ask("move", call=call)
+    assert (moved["ok"], moved["call"]["me"]["here"]) == (True, True)
+    await alice.sees(call, me={"here": False, "device": "Second"})
+    await bob.sees(call, state="active")
+
+
+async def test_who_has_reached_the_limit_can_end_the_call_that_uses_it_up(page):
+    alice, second, bob = await page("alice"), await page("alice", "Second"), await page("bob")
+    await page("carol")
+    call = (await alice.invite("bob"))["call"]["id"]
+    assert (await bob.ask("answer", call=call))["ok"]
+    for _ in range(2):  # the first reply may be lost
+        ended = await second.ask("end", call=call)
+        assert (ended["ok"], ended["call"]["state"], ended["call"]["reason"]) == (True, "ended", "completed")
+    await alice.sees(call, state="ended", reason="completed")
+    assert (await second.invite("carol"))["ok"], "the place is free"
+
+
+async def test_a_limit_of_none_has_no_calls_in_its_way(page, people):
+    alice = await page("alice")
+    await page("bob")
+    await change(people["alice"], max_outgoing=0)
+    assert (await alice.invite("bob"))["error"]["calls"] == []
