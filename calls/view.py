@@ -100,9 +100,7 @@ class Shape(NamedTuple):
     bound: bool
 
 
-def shape(
-    call: Call, key: str, device: uuid.UUID, page: uuid.UUID | None, *, anywhere: bool = False
-) -> Shape | None:
+def shape(call: Call, key: str, device: uuid.UUID, page: uuid.UUID | None, *, anywhere: bool = False) -> Shape | None:
     """What a view depends on besides the call and the time: pages of one shape see the same. None: they see nothing.
     With `anywhere` they see a call that another device of the user has or had, too."""
     mine = leg_of(call, key)

@@ -535,7 +535,13 @@ async def test_who_has_reached_the_limit_is_shown_the_call_that_uses_it_up(page)
     refused = await second.invite("carol")
     (shown,) = refused["error"]["calls"]
     assert (shown["id"], shown["state"], [leg["user"] for leg in shown["legs"]]) == (call, "active", ["alice", "bob"])
-    assert shown["me"] == {"state": "joined", "here": False, "device": "Laptop", "ring_ms": 0, "can": shown["me"]["can"]}
+    assert shown["me"] == {
+        "state": "joined",
+        "here": False,
+        "device": "Laptop",
+        "ring_ms": 0,
+        "can": shown["me"]["can"],
+    }
     assert {"move", "end"} <= set(shown["me"]["can"])
     assert code(await second.ask("hangup", call=call)) == "not_found", "only what the contract names"
     moved = await second.ask("move", call=call)

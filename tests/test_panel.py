@@ -379,7 +379,7 @@ async def test_the_operator_calls_one_more_person_into_a_live_call(ask, page, pe
     await bob.sees(call)
     await bob.ask("answer", call=call)
     assert "by user name" in await ask(f"calls/call/{call}/change/")
-    add = f"calls/call/{call}/add/"
+    add = f"calls/call/{call}/ring/"
     assert "Say the user name" in await ask(add, user="")
     assert "no active person with the user name nobody" in await ask(add, user="nobody")
     assert "Bob is in the call already" in await ask(add, user="bob")

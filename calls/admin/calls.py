@@ -128,7 +128,7 @@ class DaysFilter(admin.ListFilter):
     ENDS = ("from", "until")
 
     def __init__(self, request: HttpRequest, params: dict[str, Any], model: Any, model_admin: Any) -> None:
-        super().__init__(request, params, model, model_admin)  # type: ignore[arg-type]
+        super().__init__(request, params, model, model_admin)
         for name in self.ENDS:
             if name in params:
                 self.used_parameters[name] = params.pop(name)[-1]
@@ -137,10 +137,10 @@ class DaysFilter(admin.ListFilter):
     def has_output(self) -> bool:
         return True
 
-    def expected_parameters(self) -> list[str]:
+    def expected_parameters(self) -> list[str | None]:
         return list(self.ENDS)
 
-    def choices(self, changelist: Any) -> list[dict[str, Any]]:
+    def choices(self, changelist: Any) -> Any:
         self.kept = [pair for pair in changelist.get_filters_params().items() if pair[0] not in self.ENDS]
         if changelist.query:
             self.kept.append((SEARCH_VAR, changelist.query))
@@ -149,7 +149,7 @@ class DaysFilter(admin.ListFilter):
         return [{"kept": kept, "without": without, **{name: self.used_parameters.get(name, "") for name in self.ENDS}}]
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Call]) -> QuerySet[Call]:
-        first, last = (_day(self.used_parameters.get(name, "")) for name in self.ENDS)
+        first, last = (_day(str(self.used_parameters.get(name, ""))) for name in self.ENDS)
         if first:
             queryset = queryset.filter(aggregates.since(_midnight(first)))
         if last:
@@ -271,9 +271,9 @@ class CallAdmin(Exported, ReadOnlyAdmin):
         return queryset.filter(pk__in=theirs.values("call")), False
 
     def get_urls(self) -> list[URLPattern]:
-        end, add, remove = map(self.admin_site.admin_view, (self.end_view, self.add_view, self.remove_view))
+        end, ring, remove = map(self.admin_site.admin_view, (self.end_view, self.ring_view, self.remove_view))
         return [
-            path("<uuid:call_id>/add/", add, name="calls_call_add"),
+            path("<uuid:call_id>/ring/", ring, name="calls_call_ring"),
             path("<uuid:call_id>/end/", end, name="calls_call_end"),
             path("<uuid:call_id>/remove/", remove, name="calls_call_remove"),
             *super().get_urls(),
@@ -336,7 +336,7 @@ class CallAdmin(Exported, ReadOnlyAdmin):
             messages.warning(request, "The call had ended before.")
         return redirect("admin:calls_call_change", call.pk)
 
-    def add_view(self, request: HttpRequest, call_id: uuid.UUID) -> HttpResponse:
+    def ring_view(self, request: HttpRequest, call_id: uuid.UUID) -> HttpResponse:
         """Rings one more person into a call."""
         call = self._call_to_change(request, call_id)
         form = AddForm(request.POST)
@@ -349,14 +349,14 @@ class CallAdmin(Exported, ReadOnlyAdmin):
             return redirect("admin:calls_call_change", call.pk)
         command = machine.AddByOperator(request.user.get_username(), (), conf.get("RING_S"), (name,))
         outcome = switchboard.perform(call.pk, command)
-        leg = outcome.call and machine.leg_named(outcome.call, name)
+        rung = machine.leg_named(outcome.call, name) if outcome.call else None
         if outcome.refused is not None:
             messages.warning(request, NOT_ADDED.get(outcome.refused.code, "Nobody was added.").format(name))
-        elif leg is None or leg.state not in machine.LIVE:
-            why = story.REASONS.get(leg.state, leg.state).lower() if leg else "unknown"
+        elif rung is None or rung.state not in machine.LIVE:
+            why = story.REASONS.get(rung.state, rung.state).lower() if rung else "unknown"
             messages.warning(request, f"{name} was not rung: {why}.")
         else:
-            audit.record(request, call, added=("", f"user {leg.key}"))
+            audit.record(request, call, added=("", f"user {rung.key}"))
             messages.success(request, f"{name} is called into the call.")
         return redirect("admin:calls_call_change", call.pk)
 
