@@ -6,6 +6,7 @@ import socket
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from csp.constants import NONE, SELF
 from django.core.exceptions import ImproperlyConfigured
@@ -147,6 +148,12 @@ CALLS: dict[str, Any] = {
     "METRICS_TOKEN": env.text("METRICS_TOKEN"),
     "WEBHOOK_NETWORKS": env.networks("WEBHOOK_NETWORKS"),
     "TOKEN_SECRET": env.text("TOKEN_SECRET"),
+    "JWT_ISSUER": env.text("JWT_ISSUER"),
+    "JWT_AUDIENCE": env.text("JWT_AUDIENCE"),
+    "JWT_SECRET": env.text("JWT_SECRET"),
+    "JWT_JWKS_URL": env.text("JWT_JWKS_URL"),
+    "JWT_CLAIM": env.text("JWT_CLAIM", "sub"),
+    "JWT_CREATE": env.switch("JWT_CREATE", False),
     "API_RATE": env.whole("API_RATE", 50, least=1),
     "API_BURST": env.whole("API_BURST", 200, least=1),
     "KEEP_DAYS": env.whole("KEEP_DAYS", 0, most=36_500),
@@ -161,6 +168,16 @@ if CALLS["PUSH_KEY"] and not CALLS["PUSH_CONTACT"]:
     raise ImproperlyConfigured("PUSH_CONTACT is not set, but PUSH_KEY is: push services want to know whom to write to.")
 if CALLS["TURN_URLS"] and not CALLS["TURN_SECRET"]:
     raise ImproperlyConfigured("TURN_SECRET is not set, but TURN_URLS is: give the secret that the TURN server shares.")
+
+if CALLS["JWT_ISSUER"]:
+    if bool(CALLS["JWT_SECRET"]) == bool(CALLS["JWT_JWKS_URL"]):
+        raise ImproperlyConfigured("JWT_ISSUER is set: set one of JWT_SECRET and JWT_JWKS_URL, and not both.")
+    if not CALLS["JWT_AUDIENCE"]:
+        raise ImproperlyConfigured("JWT_AUDIENCE is not set, but JWT_ISSUER is: else tokens for others would do here.")
+    if CALLS["JWT_SECRET"] and len(CALLS["JWT_SECRET"]) < 32:
+        raise ImproperlyConfigured("JWT_SECRET is too short: give 32 characters or more.")
+    if CALLS["JWT_JWKS_URL"] and urlsplit(CALLS["JWT_JWKS_URL"]).scheme != "https":
+        raise ImproperlyConfigured("JWT_JWKS_URL must be an https address: who changes the keys signs in as anybody.")
 
 # --- database and channel layer ---------------------------------------------------------------------------------------
 

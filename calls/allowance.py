@@ -43,7 +43,7 @@ class Allowance:
             if len(self.spent_until) >= KEPT:
                 self.spent_until = {user: until for user, until in self.spent_until.items() if until > now}
             self.spent_until[str(key)] = spent_until
-        return Left(self.at_once, max(0, math.floor(-wait / self.each_s)), spent_until - now)
+        return Left(self.at_once, max(0, round(-wait / self.each_s)), spent_until - now)
 
     def check(self, key: Any) -> None:
         """Raises the same when nothing is left, and spends nothing."""

@@ -42,8 +42,10 @@ class Gap:
 
 def collect(gap: Gap) -> bool:
     """Writes the events of new entries; whether there may be more. Nothing while nobody asks for events."""
+    feed = Feed.objects.filter(pk=1).first()
+    if feed is None or (feed.entry < 0 and not _is_wanted(feed)):
+        return False
     with transaction.atomic():
-        Feed.objects.get_or_create(pk=1)
         feed = Feed.objects.select_for_update(skip_locked=True).filter(pk=1).first()
         if feed is None:  # another process does it
             return False

@@ -251,6 +251,7 @@ class Token(models.Model):
     device = models.ForeignKey(Device, models.CASCADE, null=True, related_name="+")  # that it stays with
     session = models.CharField(max_length=40, unique=True)  # the stored key of its session
     origins = models.JSONField(default=list)
+    issuer = models.CharField(max_length=200, blank=True, default="")  # of somebody else's JWT; "": ours
     made_at = models.DateTimeField("made")
     expires_at = models.DateTimeField("expires", db_index=True)
 

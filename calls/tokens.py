@@ -1,20 +1,27 @@
 """Tokens: with one, an app or page of somebody else is a device of one user, for at most a day.
 
-A token is a JWT (HS256, a secret of its own). Behind each is a session in the database, so a token ends with whatever
-ends sign-ins: it is revoked, its device is signed out, the account is deactivated, the password is changed. The stored
-key of that session is no hash of anything that a cookie could say, so a token opens no page.
+A token is a JWT: ours (HS256, a secret of its own), or one of the issuer that the site trusts (JWT_ISSUER). Behind each
+is a session in the database, so a token ends with whatever ends sign-ins: it is revoked, its device is signed out, the
+account is deactivated, the password is changed. The stored key of that session is no hash of anything that a cookie
+could say, so a token opens no page.
 """
 
 import datetime as dt
 import hashlib
 import hmac
+import math
+import threading
+import time
 import uuid
 from collections.abc import Collection
+from functools import cache
 from typing import Any, NamedTuple
 
 import jwt
 from django.conf import settings
-from django.contrib.auth import BACKEND_SESSION_KEY, HASH_SESSION_KEY, SESSION_KEY
+from django.contrib.auth import BACKEND_SESSION_KEY, HASH_SESSION_KEY, SESSION_KEY, get_user_model
+from django.core.exceptions import ValidationError
+from django.db import IntegrityError
 from django.utils.crypto import salted_hmac
 
 from calls import conf, switchboard
@@ -23,7 +30,9 @@ from devices import presence, sessions, times
 from devices.models import Device
 
 ISSUER, AUDIENCE, ALGORITHM = "callplatform", "calls", "HS256"
+PUBLIC_ALGORITHMS = ["RS256", "ES256", "EdDSA"]
 LEEWAY_S = 5
+ASK_S = 10.0  # between two questions for the keys of the other issuer
 DEFAULT_S, MOST_S = 3600, 86_400
 GRACE_S = 60  # for a device in a call, to renew a token that has ended
 KEPT_S = GRACE_S + 30  # for which the session outlives the token
@@ -122,6 +131,103 @@ def read(text: str) -> Claims:
         raise Wrong from None
 
 
+def admitted(text: str) -> Claims:
+    """What a token says, of whichever issuer. May ask the database, and the issuer's keys. Raises Ended or Wrong."""
+    if conf.get("JWT_ISSUER") and _issuer(text) == conf.get("JWT_ISSUER"):
+        return _foreign(text)
+    return read(text)
+
+
+def _issuer(text: str) -> Any:
+    """Who the token says has made it; nothing is proved by that."""
+    try:
+        return jwt.decode(text, options={"verify_signature": False}).get("iss")
+    except jwt.InvalidTokenError:
+        return None
+
+
+def _foreign(text: str) -> Claims:
+    """A JWT of the other issuer. When it is first seen it gets a row and a session, and its person, if the site makes
+    people so. Its id is made of its text, so that a revoked one is not taken for a new one."""
+    now = times.now()
+    try:
+        key: Any = conf.get("JWT_SECRET") or published(conf.get("JWT_JWKS_URL")).get_signing_key_from_jwt(text).key
+        said = jwt.decode(
+            text,
+            key,
+            algorithms=["HS256"] if conf.get("JWT_SECRET") else PUBLIC_ALGORITHMS,
+            audience=conf.get("JWT_AUDIENCE"),
+            issuer=conf.get("JWT_ISSUER"),
+            leeway=LEEWAY_S,
+            options={"require": ["exp", "iss", "aud"]},
+        )
+        ends = dt.datetime.fromtimestamp(said["exp"], dt.UTC)
+    except jwt.ExpiredSignatureError:
+        raise Ended from None
+    except (jwt.PyJWTError, ValueError, TypeError, OverflowError):
+        raise Wrong from None
+    name, origins = said.get(conf.get("JWT_CLAIM")), said.get("org") or []
+    listed = isinstance(origins, list) and all(isinstance(origin, str) for origin in origins)
+    if not isinstance(name, str) or not listed or ends > now + dt.timedelta(seconds=MOST_S + LEEWAY_S):
+        raise Wrong
+    signed = text.rpartition(".")[0]  # a signature may have more than one form
+    id = uuid.UUID(bytes=hashlib.sha256(signed.encode()).digest()[:16])
+    claims = Claims(id, name, ends, tuple(origin.lower() for origin in origins))
+    if not Token.objects.filter(pk=id).exists():
+        _admit(claims, _person(name), now)
+    return claims
+
+
+def _person(name: str) -> Any:
+    """The person of this user name. Raises Wrong when there is none, none that may sign in so, or none is made."""
+    users = get_user_model()
+    user = None if "\0" in name else users._default_manager.filter(username=name).first()
+    if user is None and conf.get("JWT_CREATE"):
+        user = users(username=name)
+        user.set_unusable_password()
+        try:
+            user.clean_fields(exclude={field.name for field in user._meta.fields} - {"username"})
+            user.save(force_insert=True)
+        except ValidationError:
+            raise Wrong from None
+        except IntegrityError:  # made at this moment
+            user = users._default_manager.get(username=name)
+    if user is None or not user.is_active or user.is_staff or user.is_superuser:
+        raise Wrong
+    return user
+
+
+def _admit(claims: Claims, user: Any, now: dt.datetime) -> None:
+    issuer, ends = conf.get("JWT_ISSUER"), claims.ends
+    token = Token(pk=claims.jti, user=user, issuer=issuer, origins=list(claims.origins), made_at=now, expires_at=ends)
+    token.session = stored_key(token.pk)
+    try:
+        token.save(force_insert=True)
+    except IntegrityError:  # said on another socket at this moment
+        return
+    _make_session(user, token)
+
+
+class Published(jwt.PyJWKClient):
+    """The issuer's keys, asked for when one is not known and when they are five minutes old, but at most once in ASK_S
+    seconds, also while nobody answers: a question holds a thread, and anybody can name a key that there is not."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url, lifespan=300, timeout=3)
+        self.lock, self.asked = threading.Lock(), -math.inf
+
+    def fetch_data(self) -> Any:
+        with self.lock:
+            now, before = time.monotonic(), self.asked
+            if now - before < ASK_S:
+                raise jwt.PyJWKClientError("the issuer was asked for its keys a moment ago")
+            self.asked = now
+        return super().fetch_data()
+
+
+published = cache(Published)
+
+
 def device_of(claims: Claims) -> uuid.UUID | None:
     """The device that the token stays with, if it has one yet. Raises Wrong when the token was revoked."""
     found = Token.objects.filter(pk=claims.jti).values_list("device", flat=True)
@@ -144,15 +250,16 @@ def renew(claims: Claims, user: str, device: uuid.UUID, session: str) -> bool:
         return False
     if session != claims.session:
         Device.objects.filter(pk=device, session=session, signed_out_at=None).update(session=claims.session)
-        if Token.objects.filter(session=session).delete()[0]:
-            sessions.end(session)
+        Token.objects.filter(session=session, issuer="").delete()
+        sessions.end(session)
     return True
 
 
 def revoke(token: Token) -> None:
     """Ends the token at once, and signs its device out, whose socket is closed."""
     user, session = token.user_id, token.session
-    token.delete()
+    if not token.issuer:  # somebody else's is remembered, until it has ended, as one that has no session any more
+        token.delete()
     switchboard.end_sign_in(user, session)
 
 

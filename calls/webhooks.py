@@ -44,6 +44,7 @@ LEASE_S = 60.0  # for which a process has what it took
 THREADS, AT_ONCE = 16, 4  # in all, and for one endpoint
 PLANNED = 500  # events that are looked at for an endpoint in one go
 LOOK_S = 1.0
+COLLECTED = 10  # batches of entries that are read between two looks at what is due
 OFF_AFTER = dt.timedelta(days=5)  # of nothing but failures
 OLD_SECRET = dt.timedelta(hours=24)
 MOST_WAIT_S = 86_400.0  # that an endpoint may ask for by Retry-After
@@ -223,6 +224,8 @@ def claim(busy: Counter[uuid.UUID], most: int) -> list[Work]:
     due = due.filter(webhook__active=True).exclude(webhook__in=full).order_by("replay", "next_at")
     with transaction.atomic():
         rows = list(due.select_for_update(skip_locked=True, of=("self",))[: 4 * most])
+        if not rows:
+            return []
         mine: list[int] = []
         taken = Counter(busy)
         for row in rows:
@@ -342,8 +345,11 @@ class Sender:
         """Writes results, makes new deliveries, and takes what is due. Blocks."""
         for result in results:
             note(result)
-        while events.collect(self.gap):
-            pass
+        for _ in range(COLLECTED):
+            if not events.collect(self.gap):
+                break
+        if not Webhook.objects.exists():
+            return []
         plan()
         room = THREADS - self.busy.total()
         return claim(self.busy, room) if room > 0 else []

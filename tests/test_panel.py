@@ -530,7 +530,7 @@ def test_a_viewer_sees_the_limits_that_hold_and_whether_they_are_inherited(in_ro
     assert re.findall(r'<div class="readonly">([^<]*)</div>', page.partition("Limits")[2])[:2] == ["2 (inherited)", "5"]
     groups = viewer.get("/admin/devices/linegroup/").content.decode()
     assert re.findall(r'<td class="field-(\w+)_limit">([^<]+)</td>', groups) == [
-        ("incoming", "2"), ("outgoing", "1 (inherited)"),
+        ("incoming", "2"), ("outgoing", "1 (inherited)"), ("people", "9 (inherited)"),
     ]  # fmt: skip
     operator = in_role("operator", "alice")
     assert "1 (inherited)" in operator.get(f"/admin/devices/linegroup/{group.pk}/change/").content.decode()

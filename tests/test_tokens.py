@@ -2,11 +2,15 @@
 
 import asyncio
 import datetime as dt
+import json
+import threading
 import uuid
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import jwt
 import pytest
 from asgiref.sync import sync_to_async
+from cryptography.hazmat.primitives.asymmetric import rsa
 from django.test import Client
 from django.utils import timezone
 
@@ -238,6 +242,88 @@ def test_tokens_that_have_ended_are_forgotten(back_end, people):
     Token.objects.update(expires_at=timezone.now() - dt.timedelta(hours=1))
     assert tokens.forget() is False and not Token.objects.exists()
     assert SessionStore.get_model_class().objects.filter(expire_date__gt=timezone.now()).count() <= 1
+
+
+# --- JWTs of somebody else --------------------------------------------------------------------------------------------
+
+
+ISSUER, SECRET = "https://shop.example.com", "a secret that both share, long enough"
+
+
+@pytest.fixture
+def trusted(set_calls):
+    set_calls(JWT_ISSUER=ISSUER, JWT_AUDIENCE="calls", JWT_SECRET=SECRET)
+    return set_calls
+
+
+def theirs(name="alice", key=SECRET, algorithm="HS256", headers=None, **said):
+    ends = int(timezone.now().timestamp()) + 600
+    return jwt.encode({"iss": ISSUER, "aud": "calls", "sub": name, "exp": ends, **said}, key, algorithm, headers)
+
+
+async def test_a_jwt_of_the_trusted_issuer_signs_a_device_in_until_it_is_revoked(app, trusted, back_end):
+    token = theirs(org=[SHOP])
+    there = await app("alice", token, origin=SHOP)
+    assert there.answer["user"]["id"] == "alice"
+    (live,) = (await sync_to_async(back_end.get)("/users/alice/tokens")).json()["items"]
+    await sync_to_async(back_end.delete)(f"/tokens/{live['jti']}")
+    assert await there.closed(5) == 4401
+    assert (await app("alice", token, origin=SHOP)).answer["why"] == "signed_out", "it does not come back as a new one"
+    assert (await app("alice", theirs(jti="another"))).answer["t"] == "welcome"
+
+
+async def test_what_the_other_issuer_cannot_sign_in(app, trusted, people):
+    day = int(timezone.now().timestamp()) + 90_000
+    refused = [
+        theirs("operator"), theirs("nobody"), theirs(key="x" * 40), theirs(aud="other"), theirs(exp=day), theirs(sub=7),
+        theirs(org="x"), jwt.encode({"iss": ISSUER, "aud": "calls", "sub": "alice"}, SECRET, "HS256"), theirs("a\0b"),
+        jwt.encode({"iss": ISSUER, "aud": "calls", "sub": "alice", "exp": day - 86_000}, None, "none"),
+    ]  # fmt: skip
+    for number, token in enumerate(refused):
+        assert (await app("alice", token)).answer["why"] == "signed_out", number
+    assert (await app("alice", theirs(exp=day - 90_100))).answer["why"] == "token_ended"
+    trusted(JWT_ISSUER="")
+    assert (await app("alice", theirs())).answer["why"] == "signed_out"
+
+
+async def test_people_are_made_on_first_sight_where_the_site_says_so(app, trusted):
+    trusted(JWT_CREATE=True, JWT_CLAIM="email")
+    there = await app("frank", theirs("x", email="frank@example.com"))
+    assert there.answer["user"]["id"] == "frank@example.com"
+    assert (await app("frank", theirs("x", email="no name/"))).answer["why"] == "signed_out"
+
+
+async def test_keys_that_the_issuer_publishes_are_asked_for_rarely(app, trusted, people):
+    mine, other = (rsa.generate_private_key(65537, 2048) for _ in range(2))
+    asked = []
+    public = json.loads(jwt.algorithms.RSAAlgorithm.to_jwk(mine.public_key())) | {"kid": "one", "use": "sig"}
+
+    class Keys(BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(self.path)
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(json.dumps({"keys": [public]}).encode())
+
+        def log_message(self, *args):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Keys)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    trusted(JWT_SECRET="", JWT_JWKS_URL=f"http://127.0.0.1:{server.server_port}/keys")
+    try:
+        signed = theirs(key=mine, algorithm="RS256", headers={"kid": "one"})
+        assert (await app("alice", signed)).answer["t"] == "welcome"
+        for forged in (
+            theirs(key=other, algorithm="RS256", headers={"kid": "one"}),
+            *(theirs(key=other, algorithm="RS256", headers={"kid": f"{number}"}) for number in range(3)),
+            theirs(headers={"kid": "one"}, key=public["n"]),  # HS256, by what everybody can read
+        ):
+            assert (await app("alice", forged)).answer["why"] == "signed_out"
+        assert len(asked) == 1
+    finally:
+        server.shutdown()
+        server.server_close()
 
 
 # --- commands over HTTP -----------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 import asyncio
 import datetime as dt
+import io
 import json
 import threading
 import time
@@ -10,6 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from asgiref.sync import sync_to_async
+from django.core.management import call_command
 from django.db import connections
 from django.utils import timezone
 from standardwebhooks.webhooks import Webhook as Reader
@@ -472,6 +474,14 @@ def test_a_hole_that_stays_is_passed_by_when_nobody_can_fill_it(back_end, talk):
     for _ in range(3):
         events.collect(gap)
     assert Event.objects.count() == told + len(WHOLE)
+
+
+def test_an_erased_person_is_named_in_no_event(back_end, talk):
+    events.asked()
+    talk()
+    events.collect(events.Gap())
+    call_command("erase", "bob", yes=True, stdout=io.StringIO())
+    assert "bob" not in back_end.get("/events").content.decode().lower()
 
 
 def test_old_events_are_forgotten(back_end, hook, talk):

@@ -53,7 +53,7 @@ def _found(request: HttpRequest) -> tuple[tokens.Claims, str, uuid.UUID | None]:
     kind, _, said = request.headers.get("Authorization", "").strip().partition(" ")
     if kind.lower() != "bearer":
         raise tokens.Wrong
-    claims = tokens.read(said.strip())
+    claims = tokens.admitted(said.strip())
     origin, own = request.headers.get("Origin", "").lower(), f"{request.scheme}://{request.get_host()}".lower()
     if origin and origin not in (own, *claims.origins):
         raise tokens.Wrong

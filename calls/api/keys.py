@@ -36,10 +36,10 @@ SCOPES = {
     "devices:write": "Sign devices out",
     "tokens:mint": "Make tokens, with which an app is a device of a person, and revoke them",
     "calls:read": "Read calls and their stories",
+    "calls:write": "End calls, add people and take them out",
     "events:read": "Read events",
     "webhooks:read": "Read webhooks and their deliveries",
     "webhooks:write": "Make, change and test webhooks; making one needs events:read too",
-    "calls:write": "End calls, add people and take them out",
 }
 PREFIX = "cpk"
 USED_S = 60  # `used_at` is written at most this often

@@ -15,6 +15,7 @@ from calls.api.door import caller, needs
 from calls.api.problems import Problem
 
 CODES = (400, 401, 403, 404, 409, 413, 415, 422, 429, 503)
+SCHEMES = {"needs": "key", "a_token": "token"}  # as the document calls the classes
 PUBLIC = ("openapi-json", "openapi-view")
 
 
@@ -31,8 +32,12 @@ class Api(NinjaAPI):
         _, schemas = msgspec.json.schema_components(structs, ref_template="#/components/schemas/{name}")
         components = document.setdefault("components", {})
         components["schemas"] = {**components.get("schemas", {}), **schemas, "Problem": problems.schema()}
+        schemes = components.get("securitySchemes", {})
+        components["securitySchemes"] = {SCHEMES[name]: scheme for name, scheme in schemes.items()}
         for address in document["paths"].values():
             for operation in address.values():
+                security = operation.get("security", ())
+                operation["security"] = [{SCHEMES[name]: [] for name in each} for each in security]
                 operation["responses"] = {**operation["responses"], **problems.responses(CODES)}
         return document
 

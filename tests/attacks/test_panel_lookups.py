@@ -20,7 +20,7 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from calls.admin.base import PanelAdmin, PanelList
-from calls.models import ApiKey, Call, Entry, Leg
+from calls.models import ApiKey, Call, Delivery, Entry, Leg, Token, Webhook
 from devices.models import Device, Line, LineGroup
 from tests.panel_kit import ROLES, browser_in_role, browser_of, saved
 
@@ -45,6 +45,9 @@ OFFERED = {  # what each list may be asked: a new filter is added here on purpos
     },
     Group: set(),
     ApiKey: {"state"},
+    Token: set(),
+    Webhook: set(),
+    Delivery: {"state"},
 }  # fmt: skip
 EXPORTED = (Line, LineGroup, Device, Call, LogEntry)
 

@@ -13,7 +13,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db.models import Model, Q
 
 from calls import switchboard, tokens
-from calls.models import LIVE, Entry, Leg, Refusal
+from calls.models import LIVE, Entry, Event, Leg, Refusal
 from devices.models import Device, Line
 
 ERASED = "erased"
@@ -52,6 +52,7 @@ class Command(BaseCommand):
             devices = list(map(str, Device.objects.filter(user=user).values_list("pk", flat=True)))
             Device.objects.filter(user=user).delete()
             Refusal.objects.filter(user=user).delete()
+            Event.objects.filter(data__user=name).update(data={"user": shell})
             AccessAttempt.objects.filter(username=name).delete()
             LogEntry.objects.filter(_about(User, [user.pk]) | _about(Device, devices)).delete()
             LogEntry.objects.filter(_about(Line, [user.pk])).update(object_repr=f"Line of {shell}")
