@@ -64,7 +64,7 @@ function ringing(id, from) {
 
 function phone(items, more = {}) {
   return {
-    calls: Object.fromEntries(items.map((one) => [one.view.id, one])), incoming: items, current: null, placing: null, asking: null,
+    calls: Object.fromEntries(items.map((one) => [one.view.id, one])), incoming: items, current: null, onHold: [], placing: null, asking: null,
     over: null, answering: new Set(), hushed: new Set(), ...more,
   };
 }
@@ -148,7 +148,7 @@ function group(legs, { state = "active", mine = {}, can = ["hangup", "end", "med
 const member = (user, state, more = {}) => leg(user, "in", state, { by: "me", reason: null, held: false, ...more });
 
 function stageOf(view, { now = 1000, pinned = null, entries = {}, since = () => 0 } = {}) {
-  const phone = { current: view, calls: { g: { view, startedAt: 0 } }, asking: null, placing: null, over: null };
+  const phone = { current: view, onHold: [], calls: { g: { view, startedAt: 0 } }, asking: null, placing: null, over: null };
   const session = { media: { speaks: true, cam: true, screen: false, problem: null, mirrored: true }, preview: {} };
   const sessions = { get: () => session, shown: (_, user) => entries[user] };
   return stageFacts({ phone, sessions, me: "me", now, since, online: true, soundBlocked: false, pinned });
@@ -208,7 +208,7 @@ test("the list of a call's people says what may be done with each, and whom to a
 test("a group that goes on without me can be joined again, unless I was taken out", () => {
   const notices = (can) => {
     const view = group([member("bob", "joined"), member("carol", "joined")], { mine: { state: "left" }, can });
-    const phone = { calls: { g: { view } }, missed: new Map(), dismissed: new Set(), answering: new Set(), current: null, placing: null };
+    const phone = { calls: { g: { view } }, missed: new Map(), dismissed: new Set(), answering: new Set(), current: null, onHold: [], placing: null };
     return noticeFacts(phone, "me", "here", 0);
   };
   assert.deepEqual(notices(["answer"]).map((one) => [one.title, one.detail, one.join]), [["The call goes on", "Video call with bob and carol", true]]);

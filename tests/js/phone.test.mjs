@@ -43,7 +43,7 @@ function page({ problem = null } = {}) {
   const socket = {
     request: (cmd, args, options = {}) => new Promise((reply) => asked.push({ cmd, ...args, ...options, reply })),
   };
-  const sounds = { silence() {}, ring() {}, ringBack() {}, ended() {} };
+  const sounds = { silence() {}, ring() {}, waiting() {}, ringBack() {}, onHold() {}, ended() {} };
   const phone = new Phone({
     me: "me", socket, sessions, sounds, timers: clock, now: () => clock.now, uuid: () => "new",
     outbox: { keep() {}, drop() {} }, permitted: async () => problem === null,

@@ -190,8 +190,8 @@ test("the time of the end does not move when the end is heard twice", () => {
 test("one connection for each other joined leg, for its epoch and mine; the callee gives way", () => {
   const call = active(3);
   call.legs[1].epoch = 4;
-  assert.deepEqual(peersOf(call, "bob"), [{ user: "alice", epoch: 4, theirEpoch: 1, polite: true }]);
-  assert.deepEqual(peersOf(call, "alice"), [{ user: "bob", epoch: 1, theirEpoch: 4, polite: false }]);
+  assert.deepEqual(peersOf(call, "bob"), [{ user: "alice", epoch: 4, theirEpoch: 1, polite: true, quiet: false }]);
+  assert.deepEqual(peersOf(call, "alice"), [{ user: "bob", epoch: 1, theirEpoch: 4, polite: false, quiet: false }]);
 });
 
 test("between two callees exactly one gives way", () => {

@@ -1,6 +1,6 @@
 // What the screens show, from what is so: pure, without DOM, socket or clock. Screens fills templates with the result.
 import {
-  elsewhereWords, endedWords, groupWords, legWords, missedWords, multiWords, notificationWords, partyOf, presenceWords,
+  elsewhereWords, endedWords, groupWords, heldWords, legWords, missedWords, multiWords, notificationWords, partyOf, presenceWords,
   rejoinWords,
 } from "./words.js";
 import { inviterOf, myLeg, otherLegs, personOf, place, shownLeg } from "./state.js";
@@ -59,6 +59,7 @@ export function multiFacts(line, online, language) {
 
 export function incomingFacts(phone, me) {
   const inCall = phone.current !== null;
+  const mayHold = Boolean(phone.current?.me.can.includes("hold"));
   return phone.incoming.map(({ view }) => ({
     key: view.id,
     person: inviterOf(view, me),
@@ -67,6 +68,7 @@ export function incomingFacts(phone, me) {
     answering: phone.answering.has(view.id),
     hushed: phone.hushed.has(view.id),
     inCall,
+    mayHold,
   }));
 }
 
@@ -85,7 +87,7 @@ export function stageFacts({ phone, sessions, me, now, since, online, soundBlock
     const startedAt = calls[view.id].startedAt;
     const seconds = startedAt === null ? null : (now - startedAt) / 1000;
     const group = groupCall({ view, me, sessions, session: sessions.get(view.id), now, since, pinned });
-    return { ...group, seconds, soundBlocked };
+    return { ...group, ...holdFacts(phone, view, me), seconds, soundBlocked };
   }
   if (view?.state === "ringing") {
     const leg = shownLeg(view, me);
@@ -96,11 +98,25 @@ export function stageFacts({ phone, sessions, me, now, since, online, soundBlock
   }
   if (view) {
     const seconds = (now - calls[view.id].startedAt) / 1000;
-    return { ...inCall(view, me, sessions, sessions.get(view.id)), seconds, soundBlocked };
+    return { ...inCall(view, me, sessions, sessions.get(view.id)), ...holdFacts(phone, view, me), seconds, soundBlocked };
   }
   const ended = over && calls[over]?.view;
   if (!ended) return null;
   return { screen: "ended", key: over, person: partyOf(ended, me), kind: ended.kind, ...endedWords(ended, me), again: online };
+}
+
+// What holding and transferring have to say on the screen of the call that goes on.
+function holdFacts(phone, view, me) {
+  const [held] = phone.onHold;
+  const can = (what) => view.me.can.includes(what);
+  const ringing = view.legs.find((leg) => leg.state === "ringing" && leg.for);
+  return {
+    mayHold: can("hold"),
+    mayTransfer: can("transfer") && !ringing,
+    held: held ? { key: held.id, person: partyOf(held, me) } : null,
+    mayConnect: Boolean(held) && !view.group && view.state === "active" && held.me.can.includes("transfer"),
+    transferring: ringing ? { person: { id: ringing.user, name: ringing.name }, mine: ringing.for === me } : null,
+  };
 }
 
 function outgoing(who, session) {
@@ -125,8 +141,9 @@ function inCall(view, me, sessions, session) {
     link: shown?.peer.link ?? "connecting",
     online: leg.online,
     theirMic: leg.mic,
-    theirCam: leg.cam,
-    theirScreen: leg.cam && Boolean(shown?.screen),
+    theirCam: leg.cam && !leg.held,
+    theirScreen: leg.cam && !leg.held && Boolean(shown?.screen),
+    theyHold: leg.held,
     quality: qualityOf(shown?.quality),
     asking: session?.video === "asking",
     asked: session?.video === "asked",
@@ -214,9 +231,25 @@ export function companyFacts(view, me, finder) {
   return { legs, found: can("add") ? found : [], add: can("add"), end: view.group && can("end"), state: finder.state, query: finder.query };
 }
 
+// To whom the call on the stage may be given.
+export function transferFacts(stage, view, finder) {
+  const known = new Set(view?.legs.filter((leg) => leg.state === "joined").map((leg) => leg.user));
+  const found = peopleFacts(finder)
+    .filter((one) => !one.group && !known.has(one.id))
+    .map((one) => ({ key: one.id, person: { id: one.id, name: one.name }, state: presenceWords(one.online) }));
+  return { may: Boolean(stage?.mayTransfer), found, state: finder.state, query: finder.query };
+}
+
 // `here`: the name of this device
 export function noticeFacts(phone, me, here, now) {
-  return [...goingOn(phone, me, now), ...elsewhere(phone, me, here, now), ...missed(phone, me)];
+  return [...onHold(phone, me), ...goingOn(phone, me, now), ...elsewhere(phone, me, here, now), ...missed(phone, me)];
+}
+
+function onHold(phone, me) {
+  return phone.onHold.map((view) => {
+    const person = partyOf(view, me);
+    return { key: view.id, person, ...heldWords(person), held: true };
+  });
 }
 
 // Groups that go on without me, and that I may come back into.

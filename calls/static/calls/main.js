@@ -3,7 +3,9 @@
 import { Attention } from "./attention.js";
 import { Check } from "./check.js";
 import { Identity, uuid } from "./device.js";
-import { companyFacts, incomingFacts, multiFacts, noticeFacts, peopleFacts, ringingFacts, stageFacts } from "./facts.js";
+import {
+  companyFacts, incomingFacts, multiFacts, noticeFacts, peopleFacts, ringingFacts, stageFacts, transferFacts,
+} from "./facts.js";
 import { Gear } from "./gear.js";
 import { Outbox } from "./outbox.js";
 import { Media, Peer, permitted } from "./peer.js";
@@ -188,8 +190,25 @@ const actions = {
   "add-again": ({ key }) => phone.add(personIn(key)),
   remove: ({ key }) => phone.remove(personIn(key)),
   "end-all": () => phone.endForAll(),
+  hold: () => phone.hold(),
+  resume: ({ key }) => phone.resume(key),
+  swap: () => phone.resume(phone.onHold[0]?.id),
+  "hangup-held": ({ key }) => phone.hangUpHeld(key),
+  "open-transfer": () => {
+    finder.search("");
+    screens.openTransfer();
+    update();
+  },
+  transfer: ({ key }) => {
+    screens.closeTransfer();
+    phone.transfer(finder.find(key));
+  },
+  "take-back": () => phone.remove(theStage().transferring?.person),
+  connect: () => phone.connect(phone.onHold[0]?.id),
+  merge: () => phone.connect(phone.onHold[0]?.id, { stay: true }),
   "call-again": ({ key }) => phone.callAgain(key),
   answer: ({ key }) => phone.answer(key),
+  "answer-hold": ({ key }) => phone.answer(key, { hold: true }),
   "answer-audio": ({ key }) => phone.answer(key, { cam: false }),
   silence: ({ key }) => phone.silence(key),
   reject: ({ key }) => phone.reject(key),
@@ -323,7 +342,7 @@ function draw() {
   const incoming = incomingFacts(phone, me.id);
   const stage = theStage();
   const offline = !online && !gate && (welcomed || now() - offlineSince > 4 * OFFLINE_BANNER_MS);
-  const mayCall = online && !phone.placing && !phone.current;
+  const mayCall = online && phone.mayCall(line?.max_outgoing ?? 1);
   small &&= Boolean(stage?.live);
   document.dispatchEvent(new CustomEvent("calls:state", { detail: { mayCall } }));
   screens.render({
@@ -340,6 +359,7 @@ function draw() {
     mayCall,
     choice: choiceFacts(),
     company: companyFacts(phone.current, me.id, finder),
+    transfer: transferFacts(stage, phone.current, finder),
     small,
     notices: noticeFacts(phone, me.id, identity.name, now()),
     incoming,

@@ -1,11 +1,14 @@
 // The calls of this page: what people do with them, and what follows from each view that the server sends.
 // It gives commands and opens sessions; it draws nothing.
-import { apply, current, held, mayBeSeen, myLeg, none, otherLegs, personOf, place, prune, rings } from "./state.js";
 import {
-  crowdedWords, endedToast, endedWords, problemWords, refusalWords, removedWords, together, videoWords,
+  apply, current, held, mayBeSeen, myLeg, none, onHold, otherLegs, outgoingLeft, personOf, place, prune, rings, shownLeg,
+} from "./state.js";
+import {
+  crowdedWords, endedToast, endedWords, problemWords, refusalWords, removedWords, together, transferredWords, videoWords,
 } from "./words.js";
 
 const TRY_AGAIN_MS = 5_000;
+const HELD_TONE_S = 3600;
 const ANSWER_WITHIN_MS = 10_000; // an older answer the server refuses
 
 export class Phone {
@@ -35,7 +38,20 @@ export class Phone {
 
   // The view of the call this page is in, or is calling with; null when there is none.
   get current() {
-    return current(this.calls, this.leaving, this.#options.now())?.view ?? null;
+    return current(this.calls, this.leaving, this.#options.now(), this.#options.me)?.view ?? null;
+  }
+
+  // The views of the calls that this page has put on hold.
+  get onHold() {
+    return onHold(this.calls, this.leaving, this.#options.now(), this.#options.me).map((item) => item.view);
+  }
+
+  // Whether one more call may be placed; the one that goes on is held. `most`: outgoing calls at a time.
+  mayCall(most) {
+    if (this.placing) return false;
+    if (!this.current && !this.onHold.length) return true;
+    const mayHold = !this.current || this.current.me.can.includes("hold");
+    return mayHold && outgoingLeft(this.calls, this.#options.me, most) > 0;
   }
 
   get incoming() {
@@ -69,12 +85,12 @@ export class Phone {
 
   // Brings sessions and connections in line with what the server says of the calls.
   follow() {
-    const { now, sessions } = this.#options;
+    const { now, sessions, me } = this.#options;
     for (const item of Object.values(this.calls)) {
       const { id, kind } = item.view;
       const where = place(item, now());
       const mine = (where === "in_call" || where === "outgoing") && !this.leaving.has(id);
-      if (mine && !sessions.has(id)) this.#adopt(id, kind);
+      if (mine && !sessions.has(id)) this.#adopt(item.view);
       const mayResume = where === "resume" && !sessions.has(id) && !this.leaving.has(id) && !this.#resting.has(id);
       if (mayResume) this.#resume(item.view);
       if (where === "ended" && !this.#told.has(id)) this.#ended(item.view);
@@ -83,6 +99,7 @@ export class Phone {
       if (!session) continue;
       if (["elsewhere", "apart"].includes(where) && this.answering.has(id)) continue; // `move` or `answer` is on its way
       if (where === "apart" && item.view.me.state === "removed") this.#options.toast(removedWords());
+      if (where === "apart" && myLeg(item.view, me).reason === "transferred") this.#toastTransferred(item.view);
       if (where === "elsewhere") sessions.retire(id);
       else if (["ended", "apart"].includes(where)) sessions.close(id);
       else sessions.follow(session, item.view);
@@ -99,7 +116,8 @@ export class Phone {
   // With one person, or with several.
   async call(whom, kind) {
     const people = [whom].flat().filter(Boolean);
-    if (!people.length || this.placing || this.current) return;
+    const other = this.current;
+    if (!people.length || this.placing || (other && !other.me.can.includes("hold"))) return;
     const person = people.length > 1 ? together(people) : people[0];
     const { sessions, socket, now, onChange } = this.#options;
     const id = this.#options.uuid();
@@ -117,7 +135,10 @@ export class Phone {
     this.placing.at = now();
     this.placing.sent = true;
     onChange();
-    const reply = await socket.request("invite", { call: id, to: people.map((one) => one.id), kind }, { aged: true });
+    const wish = { call: id, to: people.map((one) => one.id), kind };
+    const invite = (more) => socket.request("invite", { ...wish, ...more }, { aged: true });
+    let reply = await invite(other ? { and: { call: other.id, do: "hold" } } : {});
+    if (reply.error?.and) reply = await invite({}); // this page is not in the other call any more
     if (this.placing?.id === id) this.placing = null;
     if (!reply.ok) {
       sessions.close(id);
@@ -151,7 +172,8 @@ export class Phone {
 
   // When the browser has to ask for the microphone it asks first, while the other devices go on ringing; when it has
   // leave already, the devices open while the answer is on its way. With `cam` false the camera stays off.
-  async answer(id, { cam = true } = {}) {
+  // `hold`: the call that goes on is held; else it is hung up.
+  async answer(id, { cam = true, hold = false } = {}) {
     const item = this.calls[id];
     if (!item || this.answering.has(id)) return;
     const { sessions, socket, sounds, now, me, permitted, onChange } = this.#options;
@@ -176,11 +198,11 @@ export class Phone {
         return onChange();
       }
     }
-    const and = other ? { and: { call: other.id, do: "hangup" } } : {};
-    if (other) this.leaving.add(other.id);
+    const and = other ? { and: { call: other.id, do: hold ? "hold" : "hangup" } } : {};
+    if (other && !hold) this.leaving.add(other.id);
     const answer = (more) => socket.request("answer", { call: id, ...more }, { aged: true, within: ANSWER_WITHIN_MS });
     let reply = await answer(and);
-    // The server did nothing, because this page is not in the other call any more: so there is nothing to hang up.
+    // The server did nothing, because this page is not in the other call any more: it is neither hung up nor held.
     if (reply.error?.and) reply = await answer({});
     this.answering.delete(id);
     if (!reply.ok) {
@@ -190,6 +212,41 @@ export class Phone {
       if (!known) this.#options.toast(refusalWords(reply.error));
     }
     onChange();
+  }
+
+  hold() {
+    const view = this.current;
+    if (view) return this.#ask("hold", { call: view.id, on: true });
+  }
+
+  // Takes a held call back, and holds the one that goes on: both change at once, or neither.
+  resume(id) {
+    const other = this.current;
+    return this.#ask("hold", { call: id, on: false, ...(other ? { and: { call: other.id, do: "hold" } } : {}) });
+  }
+
+  hangUpHeld(id) {
+    return this.#leave("hangup", id);
+  }
+
+  // Gives the call to this person, once they answer.
+  transfer(person) {
+    const view = this.current;
+    if (!view || !person) return;
+    this.#options.onPlaced(person);
+    return this.#ask("transfer", { call: view.id, to: person.id }, person.name);
+  }
+
+  // Brings the person of the call that goes on and those of the held call `id` together. With `stay` I stay with them.
+  connect(id, { stay = false } = {}) {
+    const view = this.current;
+    if (view) return this.#ask("transfer", { call: id, with: view.id, ...(stay ? { stay } : {}) });
+  }
+
+  async #ask(cmd, about, name = "") {
+    const reply = await this.#options.socket.request(cmd, about);
+    if (!reply.ok) this.#options.toast(refusalWords(reply.error, name));
+    this.#options.onChange();
   }
 
   reject(id) {
@@ -310,11 +367,19 @@ export class Phone {
     for (const kept of [this.leaving, this.hushed, this.#alerted]) kept.delete(id);
   }
 
+  #toastTransferred(view) {
+    const { me, toast } = this.#options;
+    const to = otherLegs(view, me).find((leg) => leg.for === me && leg.state === "joined");
+    if (to) toast(transferredWords(to.name));
+  }
+
   // The server put this page in a call under an id that it did not ask for: my invite met theirs and became its answer.
-  #adopt(id, kind) {
-    const { sessions } = this.#options;
+  #adopt(view) {
+    const { sessions, me } = this.#options;
+    const { id, kind } = view;
+    const { mic, cam } = myLeg(view, me); // somebody who was muted and is brought into another call stays muted
     const session = this.placing && !this.calls[this.placing.id] && sessions.get(this.placing.id);
-    if (!session) return sessions.open(id, kind, sessions.remembered(id) ?? {}); // an answer that was given up here, say
+    if (!session) return sessions.open(id, kind, sessions.remembered(id) ?? { mic, cam, video: cam ? "on" : null }); // an answer that was given up here, say
     sessions.rename(session, id, kind);
     this.placing = null;
     if (kind === "audio") session.media.setCam(false); // they asked for a voice call first
@@ -372,9 +437,12 @@ export class Phone {
     if (loud) {
       const { id } = loud.view;
       this.#rang.add(id);
-      sounds.ring(id, (loud.ringUntil - now()) / 1000, () => this.#alert(id));
+      const ring = view || this.onHold.length ? "waiting" : "ring"; // softly, when somebody is being listened to
+      sounds[ring](id, (loud.ringUntil - now()) / 1000, () => this.#alert(id));
     } else if (view?.state === "ringing" && otherLegs(view, me).some((leg) => leg.alerted)) {
       sounds.ringBack(view.id, 120);
+    } else if (view?.state === "active" && !view.group && shownLeg(view, me)?.held) {
+      sounds.onHold(view.id, HELD_TONE_S);
     } else sounds.silence();
     if (document.visibilityState !== "visible") return;
     for (const { view } of this.incoming) {

@@ -2,8 +2,8 @@
 // (the buttons follow the facts it is given) and writes text only with textContent.
 import {
   addWords, callWords, chooseWords, clock, companyWords, darkWords, favouriteWords, gateWords, gearDefault, gearWords,
-  groupCallWords, inCallWords, incomingWords, mediaWords, outgoingWords, peopleWords, permissionWords, presenceWords,
-  problemWords, stageWords, tileWords,
+  groupCallWords, holdWords, inCallWords, incomingWords, mediaWords, outgoingWords, peopleWords, permissionWords, presenceWords,
+  problemWords, stageWords, tileWords, transferWords,
 } from "./words.js";
 
 
@@ -109,7 +109,9 @@ export class Screens {
       else onAction(action, this.#about(button));
     });
     this.#id("search").addEventListener("input", (event) => onSearch(event.target.value));
-    this.#id("company-search").addEventListener("input", (event) => onFind(event.target.value));
+    for (const id of ["company-search", "transfer-search"]) {
+      this.#id(id).addEventListener("input", (event) => onFind(event.target.value));
+    }
     this.#id("gear").addEventListener("change", ({ target }) => onGear(target.dataset.gear, target.value));
     this.#id("gear").addEventListener("close", onGearClosed);
     document.addEventListener("keydown", (event) => this.#key(event));
@@ -119,6 +121,7 @@ export class Screens {
   //   user {id, name}, device, link (words), online, dnd, banner, multi {on, enabled, words}, soundBlocked
   //   people {rows, query, state}, mayCall, mayNotify
   //   choice {on, may, room, chosen, words}: of several people for one call
+  //   transfer {may, found, state, query}: to whom the call may be given
   //   company null | {legs, found, add, end, …}: the people of the call, and whom to add
   //   notices [{key, person, title, detail, move, again}]
   //   incoming [{key, person, kind, answering, hushed, inCall}]
@@ -132,6 +135,7 @@ export class Screens {
     this.#stage(facts.stage, facts.gear);
     this.#gear(facts);
     this.#company(facts.company);
+    this.#transfer(facts.transfer);
     this.#gate(facts);
     const small = facts.small && Boolean(facts.stage?.live);
     this.#document.body.toggleAttribute("data-small", small);
@@ -204,6 +208,15 @@ export class Screens {
   openCompany() {
     this.#id("company-search").value = "";
     if (!this.#id("company").open) this.#id("company").showModal();
+  }
+
+  openTransfer() {
+    this.#id("transfer-search").value = "";
+    if (!this.#id("transfer").open) this.#id("transfer").showModal();
+  }
+
+  closeTransfer() {
+    this.#id("transfer").close();
   }
 
   // What the microphone hears, 0…1.
@@ -392,7 +405,7 @@ export class Screens {
   }
 
   #notices(notices) {
-    keyed(this.#id("notices"), notices, () => this.#make("t-notice"), fill);
+    keyed(this.#id("notices"), notices, () => this.#make("t-notice"), (card, one) => fill(card, { ...one, mayDismiss: !one.held }));
   }
 
   // One card for each call. Over a call, or when there are several, they are small.
@@ -413,12 +426,12 @@ export class Screens {
         return card;
       },
       (card, one) => {
-        const { what, answer, answerAudio, label } = incomingWords(one);
+        const { what, answer, answerAudio, answerHold, label } = incomingWords(one);
         setLabel(card, label);
         const { person, kind, answering, hushed } = one;
         const more = !answering;
         fill(card, {
-          person, name: person.name, what, answer, answerAudio,
+          person, name: person.name, what, answer, answerAudio, answerHold, hold: more && one.mayHold,
           video: more && kind === "video", loud: more && !hushed && !soundBlocked, blocked: soundBlocked,
         });
         card.toggleAttribute("data-still", answering || hushed);
@@ -497,6 +510,18 @@ export class Screens {
     });
   }
 
+  // The dialog in which a call is given to somebody.
+  #transfer({ may, found, ...finder }) {
+    const dialog = this.#id("transfer");
+    if (!dialog.open) return;
+    if (!may) return dialog.close();
+    setText(this.#id("transfer-none"), found.length ? "" : peopleWords(finder));
+    keyed(this.#id("transfer-found"), found, () => this.#make("t-transfer"), (row, one) => {
+      fill(row, { person: one.person, name: one.person.name, state: one.state });
+      setLabel(row.querySelector("[data-action=transfer]"), transferWords(one.person.name));
+    });
+  }
+
   // One person's tile in the grid of a group.
   #tile(facts) {
     const tile = this.#make("t-tile");
@@ -540,6 +565,10 @@ export class Screens {
         ...mediaWords(media),
         camera: video && !media.screen,
         mayAdd: facts.mayAdd,
+        mayHold: facts.mayHold,
+        mayTransfer: facts.mayTransfer,
+        mayConnect: facts.mayConnect,
+        mayTakeBack: Boolean(facts.transferring?.mine),
         addVideo: !video && !facts.asking && !facts.asked && !media.screen && link !== "connecting",
         several: gear.found.cam.length > 1 && media.cam && !media.screen,
         canShare: Boolean(globalThis.navigator.mediaDevices?.getDisplayMedia),
@@ -570,6 +599,11 @@ export class Screens {
         canShare: Boolean(globalThis.navigator.mediaDevices?.getDisplayMedia),
         canFill: Boolean(this.#document.fullscreenEnabled),
         mayEnd: facts.mayEnd,
+        mayHold: facts.mayHold,
+        mayTransfer: facts.mayTransfer,
+        mayConnect: facts.mayConnect,
+        mayTakeBack: Boolean(facts.transferring?.mine),
+        ...holdWords(facts),
         ...stageWords({ sharing: media.screen, full: Boolean(this.#document.fullscreenElement) }),
       };
       const grid = scene.querySelector(".tiles");

@@ -55,7 +55,7 @@ export class Sessions {
     });
     const session = {
       id, kind, media,
-      peers: new Map(), // by user: {epoch, theirEpoch, peer, stream, screen, quality, heardAt}
+      peers: new Map(), // by user: {epoch, theirEpoch, quiet, peer, stream, screen, quality, heardAt}
       fading: new Map(), // by user: what is shown until the new connection has media
       early: [], opened: false, preview: null, view: null, crowded: false,
       video: wish.video ?? null, // in an audio call: null · asking · asked · on
@@ -222,7 +222,7 @@ export class Sessions {
   }
 
   #sent(session, kind, track) {
-    for (const { peer } of session.peers.values()) peer.setTrack(kind, track);
+    for (const { peer, quiet } of session.peers.values()) if (!quiet) peer.setTrack(kind, track);
     if (kind === "video") {
       this.#share(session);
       session.preview = track && new MediaStream([track]);
@@ -265,9 +265,17 @@ export class Sessions {
       else entry.peer.close();
     }
     for (const one of wanted) {
-      if (!session.peers.has(one.user)) this.#meet(session, one);
+      const entry = session.peers.get(one.user);
+      if (!entry) this.#meet(session, one);
+      else if (entry.quiet !== one.quiet) this.#hush(session, entry, one.quiet);
     }
     this.#share(session);
+  }
+
+  // Nothing is sent while one of the two has the call on hold. Microphone and camera stay as they are for afterwards.
+  #hush(session, entry, quiet) {
+    entry.quiet = quiet;
+    for (const [kind, track] of Object.entries(session.media.tracks)) entry.peer.setTrack(kind, quiet ? null : track);
   }
 
   // What goes up to all the others together stays the same, however many they are. Between two there is no bound.
@@ -313,9 +321,11 @@ export class Sessions {
     look();
   }
 
-  #meet(session, { user, epoch, theirEpoch, polite }) {
+  #meet(session, { user, epoch, theirEpoch, polite, quiet }) {
     const { timers, socket, ice, Peer, onChange } = this.#options;
-    const entry = { epoch, theirEpoch, stream: new MediaStream(), screen: false, quality: null, heardAt: -Infinity };
+    const entry = {
+      epoch, theirEpoch, quiet, stream: new MediaStream(), screen: false, quality: null, heardAt: -Infinity,
+    };
     entry.peer = new Peer({
       epoch,
       theirEpoch,
@@ -323,7 +333,7 @@ export class Sessions {
       ice,
       timers,
       kinds: ["audio", "video"], // of an audio call too: video can be added without negotiating
-      tracks: session.media.tracks,
+      tracks: quiet ? {} : session.media.tracks,
       send: (body) => socket.tell("signal", { call: session.id, to: user, body }),
       onChange: () => {
         for (const track of Object.values(entry.peer.received)) {

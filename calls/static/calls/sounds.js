@@ -5,6 +5,8 @@ import { note, ringing, TONES } from "./tones.js";
 
 const LOCK = "calls:sound";
 const RINGBACK_EVERY_S = 4;
+const WAITING_EVERY_S = 5;
+const HELD_EVERY_S = 10;
 
 export class Sounds {
   #context = null;
@@ -27,6 +29,19 @@ export class Sounds {
     if (silent) return this.silence();
     const begin = (signal) => this.#start(signal, TONES[tone], seconds, onAudible, volume);
     this.#play(key, (signal) => this.#alone(signal, () => begin(signal)));
+  }
+
+  // A call that waits while another goes on.
+  waiting(key, seconds, onAudible = () => {}) {
+    if (ringing().silent) return this.silence();
+    this.#sample?.abort();
+    const begin = (signal) => this.#start(signal, callWaiting, seconds, onAudible);
+    this.#play(`waiting ${key}`, (signal) => this.#alone(signal, () => begin(signal)));
+  }
+
+  // The other side has put the call on hold.
+  onHold(key, seconds) {
+    this.#play(`held ${key}`, (signal) => this.#start(signal, held, seconds));
   }
 
   ringBack(key, seconds) {
@@ -128,6 +143,20 @@ function hush(context, out) {
 function ringingBack(context, out, from, seconds) {
   for (let start = 0; start + 1 < seconds; start += RINGBACK_EVERY_S) {
     note(context, out, { pitch: 425, at: from + start, length: 1, level: 0.06, fade: 0.03 });
+  }
+}
+
+// Two short beeps, as telephones say that somebody waits.
+function callWaiting(context, out, from, seconds) {
+  for (let start = 0; start + 1 < seconds; start += WAITING_EVERY_S) {
+    for (const at of [0, 0.3]) note(context, out, { pitch: 425, at: from + start + at, length: 0.18, level: 0.05, fade: 0.04 });
+  }
+}
+
+// One low, soft note now and then: the line is not dead.
+function held(context, out, from, seconds) {
+  for (let start = 0; start + 1 < seconds; start += HELD_EVERY_S) {
+    note(context, out, { pitch: 330, at: from + start, length: 0.4, level: 0.04, fade: 0.2 });
   }
 }
 

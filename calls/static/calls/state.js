@@ -91,13 +91,16 @@ export function otherLegs(view, user) {
 }
 
 // Media belongs to one (leg, epoch) on each side. Which peer connections should this page hold now?
-// Returns [{user, epoch, theirEpoch, polite}]; empty when this page does not have the call.
+// Returns [{user, epoch, theirEpoch, polite, quiet}]; empty when this page does not have the call. `quiet`: one of the two
+// has the call on hold, so nothing is sent.
 export function peersOf(view, user) {
   if (view.state !== "active" || !view.me.here || !view.me.can.includes("signal")) return [];
   const mine = myLeg(view, user);
   return otherLegs(view, user)
     .filter((leg) => leg.state === "joined")
-    .map((leg) => ({ user: leg.user, epoch: mine.epoch, theirEpoch: leg.epoch, polite: politeToward(mine, leg) }));
+    .map((leg) => ({
+      user: leg.user, epoch: mine.epoch, theirEpoch: leg.epoch, polite: politeToward(mine, leg), quiet: mine.held || leg.held,
+    }));
 }
 
 // One side of each pair must give way when two offers cross: the callee; between two callees the later name.
@@ -115,12 +118,32 @@ export function mayBeSeen(view, user, most) {
   return !view.group || camerasOf(view).filter((other) => other !== user).length < most;
 }
 
-// The call this page is in, or is calling with: its item, or null. `leaving`: ids hung up here already.
-export function current(calls, leaving, now) {
-  const mine = Object.values(calls).find(
+// Whether the user has put the call on hold.
+export function isOnHold(view, user) {
+  return view.me.state === "joined" && Boolean(myLeg(view, user)?.held);
+}
+
+// The call this page is in, or is calling with, and has not put on hold: its item, or null. `leaving`: ids hung up here
+// already.
+export function current(calls, leaving, now, user) {
+  return here(calls, leaving, now).find((item) => !isOnHold(item.view, user)) ?? null;
+}
+
+// The calls that this page has put on hold.
+export function onHold(calls, leaving, now, user) {
+  return here(calls, leaving, now).filter((item) => isOnHold(item.view, user));
+}
+
+function here(calls, leaving, now) {
+  return Object.values(calls).filter(
     (item) => ["in_call", "outgoing", "resume"].includes(place(item, now)) && !leaving.has(item.view.id),
   );
-  return mine ?? null;
+}
+
+// How many more calls the user may place: `most` at a time.
+export function outgoingLeft(calls, user, most) {
+  const live = Object.values(calls).filter(({ view }) => ["ringing", "joined"].includes(view.me.state) && view.state !== "ended");
+  return most - live.filter(({ view }) => myLeg(view, user)?.dir === "out").length;
 }
 
 // The leg of the person who is shown as the one this call is with. A call may have other legs: of several people, of

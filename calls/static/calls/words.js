@@ -36,6 +36,7 @@ export function endedWords(view, user) {
     busy: [limit ? gettext("{name} is on another call") : gettext("{name} is busy"), gettext("Try again in a little while.")],
     lost: [gettext("The call was lost"), gettext("One side’s connection did not come back.")],
     operator: [gettext("Ended by the operator"), view.note || length],
+    merged: [gettext("The calls were brought together"), ""],
     expired: [gettext("Call ended"), gettext("It reached the longest time a call may take.")],
   };
   const [title, detail] = words[view.reason] ?? [gettext("Call ended"), length];
@@ -233,6 +234,7 @@ export function incomingWords({ person, kind, answering, inCall, hushed, others 
     what: answering ? gettext("Connecting…") : words,
     answer: inCall ? gettext("Hang up & answer") : gettext("Answer"),
     answerAudio: inCall ? gettext("Hang up & answer without camera") : gettext("Answer without camera"),
+    answerHold: gettext("Hold & answer"),
     label: put(gettext("{name} is calling"), person),
   };
 }
@@ -269,12 +271,14 @@ const QUALITY = {
 };
 
 // {state, quality, muted, sharing, waiting, asked, trouble, problem}
-export function inCallWords({ person, video, link, online, theirMic, theirCam, theirScreen, quality, asking, asked, media }) {
+export function inCallWords(facts) {
+  const { person, video, link, online, theirMic, theirCam, theirScreen, theyHold, quality, asking, asked, media } = facts;
   const away = !online ? gettext("{name} is reconnecting…") : link === "down" ? gettext("Reconnecting…") : "";
   const unseen = video && !theirCam ? gettext("Camera is off") : "";
   const shared = theirScreen ? gettext("{name} shares the screen") : "";
   return {
-    state: link === "connecting" ? gettext("Connecting…") : unseen,
+    state: link === "connecting" ? gettext("Connecting…") : theyHold ? put(gettext("{name} has put the call on hold"), person) : unseen,
+    ...holdWords(facts),
     quality: away ? "" : QUALITY[quality],
     muted: theirMic ? "" : put(gettext("{name} is muted"), person),
     sharing: media.screen ? gettext("You share your screen") : put(shared, person),
@@ -283,6 +287,28 @@ export function inCallWords({ person, video, link, online, theirMic, theirCam, t
     trouble: put(away, person),
     problem: problemWords(media.problem),
   };
+}
+
+// What stands above a call about the one that is held, and about a transfer that has begun.
+export function holdWords({ held, transferring }) {
+  const rings = transferring?.mine ? gettext("Transferring to {name}: it rings there") : gettext("{name} is called to take the call over");
+  return {
+    onHold: held ? put(gettext("{name} is on hold"), held.person) : "",
+    transferring: transferring ? put(rings, transferring.person) : "",
+  };
+}
+
+// {title, detail} of the card of a held call.
+export function heldWords(person) {
+  return { title: put(gettext("{name} is on hold"), person), detail: gettext("They hear nothing until you take the call back.") };
+}
+
+export function transferredWords(name) {
+  return put(gettext("{name} has the call now."), { name });
+}
+
+export function transferWords(name) {
+  return put(gettext("Transfer to {name}"), { name });
 }
 
 // There are as many cameras in a group as there may be.
