@@ -355,7 +355,9 @@ class Delivery(models.Model):
         verbose_name_plural = "deliveries"
         ordering = ["-id"]
         indexes = [
-            models.Index(fields=["next_at"], name="delivery_waiting", condition=Q(state="waiting")),
+            models.Index(
+                fields=["replay", "next_at"], name="delivery_due", condition=Q(state="waiting")
+            ),  # live ones first
             models.Index(fields=["webhook", "call", "event"], name="delivery_order", condition=Q(state="waiting")),
             models.Index(fields=["webhook", "-id"], name="delivery_listed"),
         ]

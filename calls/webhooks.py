@@ -17,8 +17,8 @@ import ssl
 import threading
 import time
 import uuid
-from collections import Counter
-from collections.abc import Collection
+from collections import Counter, defaultdict
+from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 from urllib.parse import urlsplit
@@ -40,10 +40,12 @@ unsent = Trouble(log, "webhooks wait")
 RETRIES_S = (5, 300, 1800, 7200, 18_000, 36_000, 50_400, 72_000, 86_400)
 JITTER = 0.1
 TIMEOUT_S = 15.0  # for an answer, from the first byte to the last
-LEASE_S = 60.0  # for which a process has what it took
+LEASE_S = 120.0  # for which a process has what it took: longer than AHEAD deliveries can take
 THREADS, AT_ONCE = 16, 4  # in all, and for one endpoint
+TAKEN, AHEAD = 96, 24  # deliveries that a process has taken, in all and for one endpoint
 PLANNED = 500  # events that are looked at for an endpoint in one go
 LOOK_S = 1.0
+GATHER_S = 0.05
 COLLECTED = 10  # batches of entries that are read between two looks at what is due
 OFF_AFTER = dt.timedelta(days=5)  # of nothing but failures
 OLD_SECRET = dt.timedelta(hours=24)
@@ -214,7 +216,7 @@ def _is_for(webhook: Webhook, event: Event) -> bool:
 
 def claim(busy: Counter[uuid.UUID], most: int) -> list[Work]:
     """Takes due deliveries, live ones first; of each call only the first that an endpoint has not had."""
-    full = [id for id, number in busy.items() if number >= AT_ONCE]
+    full = [id for id, number in busy.items() if number >= AHEAD]
     now = times.now()
     earlier = Delivery.objects.filter(
         webhook=OuterRef("webhook"), call=OuterRef("call"), state="waiting", replay=OuterRef("replay"),
@@ -223,13 +225,13 @@ def claim(busy: Counter[uuid.UUID], most: int) -> list[Work]:
     due = Delivery.objects.filter(Q(call=None) | ~Exists(earlier), state="waiting", next_at__lte=now)
     due = due.filter(webhook__active=True).exclude(webhook__in=full).order_by("replay", "next_at")
     with transaction.atomic():
-        rows = list(due.select_for_update(skip_locked=True, of=("self",))[: 4 * most])
+        rows = list(due.select_for_update(skip_locked=True, of=("self",))[: 2 * most])
         if not rows:
             return []
         mine: list[int] = []
         taken = Counter(busy)
         for row in rows:
-            if taken[row.webhook_id] < AT_ONCE and len(mine) < most:
+            if taken[row.webhook_id] < AHEAD and len(mine) < most:
                 taken[row.webhook_id] += 1
                 mine.append(row.pk)
         Delivery.objects.filter(pk__in=mine).update(next_at=now + dt.timedelta(seconds=LEASE_S), tries=F("tries") + 1)
@@ -245,28 +247,40 @@ def _work(row: Delivery, now: dt.datetime) -> Work:
     return Work(row.pk, webhook.pk, webhook.url, said["id"], msgspec.json.encode(said), tuple(secrets))
 
 
-def note(result: Result) -> None:
-    """Writes what came of a delivery, and when it is tried again."""
-    now, work = times.now(), result.work
-    row = Delivery.objects.filter(pk=work.delivery).first()
-    if row is None:  # the endpoint was deleted meanwhile
-        return
-    row.at, row.status, row.answer, row.took_ms = now, result.status, result.answer, result.took_ms
-    if result.status is not None and 200 <= result.status < 300:
-        row.state = "done"
-        Webhook.objects.filter(pk=work.webhook).exclude(failing_since=None).update(failing_since=None)
-    else:
-        Webhook.objects.filter(pk=work.webhook, failing_since=None).update(failing_since=now)
+def note(results: Sequence[Result]) -> None:
+    """Writes what came of these deliveries, and when they are tried again."""
+    now = times.now()
+    rows = Delivery.objects.in_bulk([result.work.delivery for result in results])
+    well, ill, gone = set(), set(), set()
+    changed = []
+    for result in results:
+        row, webhook = rows.get(result.work.delivery), result.work.webhook
+        if row is None:  # the endpoint was deleted meanwhile
+            continue
+        changed.append(row)
+        row.at, row.status, row.answer, row.took_ms = now, result.status, result.answer, result.took_ms
+        if result.status is not None and 200 <= result.status < 300:
+            row.state = "done"
+            well.add(webhook)
+            continue
+        ill.add(webhook)
+        if result.status == 410:
+            gone.add(webhook)
         if row.tries > len(RETRIES_S):
             row.state = "failed"
         else:
             wait_s = RETRIES_S[max(0, row.tries - 1)] * random.uniform(1 - JITTER, 1 + JITTER)  # noqa: S311
             row.next_at = now + dt.timedelta(seconds=max(wait_s, result.retry_s or 0))
-    row.save(update_fields=["at", "status", "answer", "took_ms", "state", "next_at"])
-    if result.status == 410:
-        switch_off(work.webhook, "gone")
-    elif Webhook.objects.filter(pk=work.webhook, failing_since__lt=now - OFF_AFTER).exists():
-        switch_off(work.webhook, "failing")
+    Delivery.objects.bulk_update(changed, ["at", "status", "answer", "took_ms", "state", "next_at"])
+    if well:
+        Webhook.objects.filter(pk__in=well).exclude(failing_since=None).update(failing_since=None)
+    if ill - well:
+        Webhook.objects.filter(pk__in=ill - well, failing_since=None).update(failing_since=now)
+    failing = Webhook.objects.filter(pk__in=ill, failing_since__lt=now - OFF_AFTER) if ill else ()
+    for webhook in gone:
+        switch_off(webhook, "gone")
+    for each in failing:
+        switch_off(each.pk, "failing")
 
 
 def switch_off(webhook: uuid.UUID, why: str) -> None:
@@ -343,15 +357,15 @@ class Sender:
 
     def step(self, results: list[Result]) -> list[Work]:
         """Writes results, makes new deliveries, and takes what is due. Blocks."""
-        for result in results:
-            note(result)
+        if results:
+            note(results)
         for _ in range(COLLECTED):
             if not events.collect(self.gap):
                 break
         if not Webhook.objects.exists():
             return []
         plan()
-        room = THREADS - self.busy.total()
+        room = TAKEN - self.busy.total()
         return claim(self.busy, room) if room > 0 else []
 
 
@@ -360,10 +374,12 @@ async def run() -> None:
     sender, thread, senders = Sender(), pool.Apart("calls-webhooks"), ThreadPoolExecutor(THREADS, "calls-webhook")
     loop, woken = asyncio.get_running_loop(), asyncio.Event()
     tasks: set[asyncio.Task[None]] = set()
+    places: defaultdict[uuid.UUID, asyncio.Semaphore] = defaultdict(lambda: asyncio.Semaphore(AT_ONCE))
 
     async def deliver(work: Work) -> None:
         try:
-            sender.results.append(await loop.run_in_executor(senders, send, work))
+            async with places[work.webhook]:
+                sender.results.append(await loop.run_in_executor(senders, send, work))
         finally:
             sender.busy[work.webhook] -= 1
             sender.busy += Counter()  # forgets those that have none
@@ -387,6 +403,7 @@ async def run() -> None:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(LOOK_S):
                     await woken.wait()
+                    await asyncio.sleep(GATHER_S)  # in which more answers come
     finally:
         senders.shutdown(wait=False, cancel_futures=True)
         thread.close()

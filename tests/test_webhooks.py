@@ -249,8 +249,8 @@ def test_a_process_that_dies_after_posting_costs_no_event(receiver, hook, talk):
     Process().dies()
     assert receiver.types() == ["call.placed"]
     Process().sends()
-    assert receiver.types() == ["call.placed"], "what the other took is left to it for a minute"
-    later(seconds=61)
+    assert receiver.types() == ["call.placed"], "what the other took is left to it for a while"
+    later(seconds=webhooks.LEASE_S + 1)
     Process().sends()
     assert receiver.types(call)[:2] == ["call.placed", "call.placed"] and set(receiver.types(call)) == set(WHOLE)
     assert receiver.bodies()[0]["id"] == receiver.bodies()[1]["id"], "so that the receiver can drop the double"
@@ -264,11 +264,11 @@ def test_an_endpoint_that_hangs_or_drips_is_cut_off_and_delays_no_other(receiver
     for _ in range(6):
         talk()
     taken = webhooks.Sender().step([])
-    assert sorted(work.url for work in taken).count(receiver.url) == webhooks.AT_ONCE
+    assert [work.url for work in taken].count(receiver.url) == 6
     began = time.monotonic()
     hung = next(webhooks.send(work) for work in taken if work.url == receiver.url)
     assert hung.status is None and time.monotonic() - began < 10
-    assert [webhooks.send(work).status for work in taken if work.url == other.url] == [200] * webhooks.AT_ONCE
+    assert [webhooks.send(work).status for work in taken if work.url == other.url] == [200] * 6
     other.close()
 
 
