@@ -26,6 +26,7 @@ DEPLOYED = env DEBUG=off HTTPS=on ENV_FILE=/dev/null ALLOWED_HOSTS=calls.example
 
 help:
 	@echo "make run        serve on SQLite, with demo users (HOST, PORT and DEBUG are respected)"
+	@echo "                LAN=1: on HTTPS for the network of this machine, with DEBUG off"
 	@echo "make run-full   the same on PostgreSQL and Redis, started here; the data stays in $(FULL)"
 	@echo "make test       all tests, on a PostgreSQL and a Redis of their own, and in a browser"
 	@echo "make unit | js | browser   parts of it; ARGS='-k word' is passed on to pytest"
@@ -50,12 +51,12 @@ $(PY) manage.py migrate --noinput --verbosity 0
 case "$$DEBUG" in on|true|yes|1) ;; *) $(PY) manage.py collectstatic --noinput --verbosity 0 ;; esac
 $(PY) manage.py roles
 $(PY) manage.py demo || echo "Going on without demo users."
-exec $(PY) manage.py serve
+exec $(PY) manage.py serve $(if $(LAN),--https --host 0.0.0.0)
 endef
 export START
 
 run: $(VENV)/installed $(if $(ENV_FILE),,$(if $(filter on true yes 1,$(DEBUG)),.env))
-	@DEBUG=$(DEBUG) exec sh -c "$$START"
+	@$(if $(LAN),exec $(PY) scripts/lan.py,DEBUG=$(DEBUG) exec) sh -c "$$START"
 
 # The commands that people type next (`manage.py line bob`) have to find the settings that `make run` uses.
 .env:

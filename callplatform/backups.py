@@ -25,7 +25,7 @@ from psycopg.conninfo import make_conninfo
 
 LIBPQ = (
     "dbname", "user", "host", "port", "sslmode", "sslrootcert", "sslcert", "sslkey", "service", "passfile",
-    "connect_timeout",
+    "connect_timeout", "keepalives", "keepalives_idle", "keepalives_interval", "keepalives_count", "tcp_user_timeout",
 )  # fmt: skip
 POSTGRESQL, SQLITE = b"PGDMP", b"SQLite format 3\0"  # how a file of each begins
 TABLE = "calls_call"  # which every backup has
@@ -120,12 +120,12 @@ def _load(path: Path) -> None:
     others = _others()
     if others:
         raise Refused(f"Stop the servers first: {others} other connections to the database are open.")
-    with _part(Path(settings.VAR_DIR) / "restore.sql") as script:
-        script.write_text(EMPTY)
-        with script.open("ab") as file:
-            file.write(_run("pg_restore", "--no-owner", "--no-privileges", "--no-comments", "--file=-", str(path)))
-        _run("psql", "--no-psqlrc", "--quiet", "--single-transaction", "--set=ON_ERROR_STOP=1", f"--file={script}",
-             f"--dbname={_where()}")  # fmt: skip
+    place = Path(settings.VAR_DIR)
+    place.mkdir(exist_ok=True)
+    with _part(place / "restore.sql") as script:
+        _run("pg_restore", "--no-owner", "--no-privileges", "--no-comments", f"--file={script}", str(path))
+        _run("psql", "--no-psqlrc", "--quiet", "--single-transaction", "--set=ON_ERROR_STOP=1", f"--command={EMPTY}",
+             f"--file={script}", f"--dbname={_where()}")  # fmt: skip
 
 
 OTHERS = """
@@ -135,10 +135,10 @@ WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type 
 
 # Tables only, because the extension may belong to somebody else.
 EMPTY = """
-SET lock_timeout = '30s';
 DO $$
 DECLARE each record;
 BEGIN
+    SET LOCAL lock_timeout = '30s';
     FOR each IN SELECT tablename FROM pg_tables WHERE schemaname = 'public' LOOP
         EXECUTE format('DROP TABLE public.%I CASCADE', each.tablename);
     END LOOP;
@@ -221,6 +221,9 @@ def _put(path: Path) -> None:
                 _sqlite_copy(source, part)
         except sqlite3.Error as error:
             raise Refused(f"{path} cannot be restored: {error}.") from None
+        # What was written last is beside the old file: it goes into that first, so that a crash here loses nothing.
+        with contextlib.suppress(sqlite3.Error), contextlib.closing(sqlite3.connect(target)) as old:
+            old.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         for rest in ("-wal", "-shm"):
             Path(f"{target}{rest}").unlink(missing_ok=True)
         os.replace(part, target)

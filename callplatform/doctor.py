@@ -115,12 +115,12 @@ def redis_answers() -> Iterator[Finding]:
     try:
         store: Any = redis.Redis.from_url(settings.REDIS_URL, socket_timeout=3, socket_connect_timeout=3)
         with store:
-            heard = store.pubsub_numsub("callplatform-doctor") == [(b"callplatform-doctor", 0)]
+            store.publish("callplatform-doctor", "")
             version = store.info("server").get("redis_version", "?")
     except (redis.RedisError, OSError) as error:
         yield Finding("redis", "error", f"it cannot be used: {error}. Look at REDIS_URL.")
         return
-    yield Finding("redis", "ok" if heard else "error", f"version {version} answers.")
+    yield Finding("redis", "ok", f"version {version} answers.")
 
 
 def files_are_collected() -> Iterator[Finding]:

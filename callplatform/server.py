@@ -338,6 +338,8 @@ class WebSocket(WebSocketProtocol):
         """Sends a text at once, and not by way of the reactor's next round, when nothing is waiting before it. Whether
         it was sent: a socket that is not open, or has anything unsent, takes none."""
         transport = self.transport
+        if self.server.tls is not None:
+            return False  # what goes past the transport would go in the clear
         if self.state != self.STATE_OPEN or transport.dataBuffer or transport._tempDataBuffer:
             return False
         payload = text.encode()
@@ -586,6 +588,7 @@ class Server(DaphneServer):
         self.ping_interval, self.ping_timeout = ping_interval, ping_timeout
         self.closing_timeout, self.reading_timeout = closing_timeout, reading_timeout
         self.stopping = False
+        self.tls: Any = None
         self.http_factory = RequestFactory(self, headers_timeout, body_timeout, idle_timeout, unfinished_per_address)
         self.ws_factory = WebSocketFactory(self, server="")
         self.ws_factory.protocol = WebSocket
@@ -604,6 +607,13 @@ class Server(DaphneServer):
             option = getattr(self.ws_factory, name)
             setattr(WebSocket, name, staticmethod(option) if callable(option) else option)
 
+    def speak_tls(self, chain: str, key: str) -> None:
+        from twisted.internet.ssl import DefaultOpenSSLContextFactory
+
+        self.tls = DefaultOpenSSLContextFactory(key, chain)
+        self.tls.getContext().use_certificate_chain_file(chain)
+        self.patient.many = sys.maxsize
+
     def run(self, listener: socket.socket, on_start: Hook | None, on_stop: Hook | None) -> None:
         observers: Any = [log_fault]
         globalLogBeginner.beginLoggingTo(observers, redirectStandardIO=False, discardBuffer=True)
@@ -620,10 +630,11 @@ class Server(DaphneServer):
             if on_start is not None:
                 await on_start()
             listener.setblocking(False)
-            port = reactor.adoptStreamPort(listener.fileno(), listener.family, self.http_factory)
+            port = reactor.adoptStreamPort(listener.fileno(), listener.family, self._factory())
             host, number = listener.getsockname()[:2]
             listener.close()  # the reactor has its own copy
-            sys.stdout.write(f"Listening on http://{f'[{host}]' if ':' in host else host}:{number}/\n")
+            scheme = "http" if self.tls is None else "https"
+            sys.stdout.write(f"Listening on {scheme}://{f'[{host}]' if ':' in host else host}:{number}/\n")
             sys.stdout.flush()
             watch = twisted_loop.create_task(self._watch())
             await signalled.wait()
@@ -632,6 +643,13 @@ class Server(DaphneServer):
             await self._stop(on_stop)
         finally:
             reactor.stop()
+
+    def _factory(self) -> Any:
+        if self.tls is None:
+            return self.http_factory
+        from twisted.protocols.tls import TLSMemoryBIOFactory  # loads OpenSSL, which few sites need here
+
+        return TLSMemoryBIOFactory(self.tls, False, self.http_factory)
 
     async def _watch(self) -> None:
         """Pings whoever was silent, all in one sweep."""
@@ -747,6 +765,7 @@ def serve(
     body_timeout: float = 60.0,
     idle_timeout: float = 30.0,
     unfinished_per_address: int = 1000,
+    certificate: tuple[str, str] | None = None,
 ) -> None:
     """Serves the ASGI application until SIGTERM or SIGINT; exits with 1 and one sentence when it cannot listen.
 
@@ -768,7 +787,8 @@ def serve(
     A request has `headers_timeout` seconds from its first byte to the end of its headers, and `body_timeout` seconds
     for its body; a connection without a request is closed after `headers_timeout` seconds when it is new, else after
     `idle_timeout` seconds. Of the connections of one address on which no whole request has come yet, the oldest is
-    dropped when there are more than `unfinished_per_address`.
+    dropped when there are more than `unfinished_per_address`. With `certificate`, the paths of a chain and of its key,
+    it speaks HTTPS, and reads no sockets together: meant for a few devices, since a proxy does it with less work.
     """
     try:
         if fd is not None:
@@ -793,4 +813,6 @@ def serve(
         idle_timeout,
         unfinished_per_address,
     )
+    if certificate is not None:
+        server.speak_tls(*certificate)
     server.run(listener, on_start, on_stop)

@@ -8,6 +8,7 @@ import inspect
 import logging
 import os
 import re
+import shutil
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -162,6 +163,17 @@ async def talking(ringing: tuple[Any, ...]) -> tuple[Any, ...]:
     await alice.sees(call, state="active")
     await laptop.sees(call, state="active")
     return ringing
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A copy of this checkout in which nothing has been run yet. The packages of the running test serve it."""
+    copy = tmp_path / "checkout"
+    made = shutil.ignore_patterns(".git", ".venv", ".env", "var", "__pycache__", ".*_cache", ".hypothesis", "screens")
+    shutil.copytree(ROOT, copy, ignore=made)
+    (copy / ".venv").mkdir()
+    (copy / ".venv" / "installed").touch()
+    return copy
 
 
 @pytest.fixture(scope="session")

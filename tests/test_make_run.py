@@ -2,7 +2,6 @@
 
 import os
 import secrets
-import shutil
 import signal
 import subprocess
 import sys
@@ -25,17 +24,6 @@ def serves(port: int) -> bool:
     with suppress(URLError, ConnectionError), urlopen(f"http://127.0.0.1:{port}/healthz", timeout=5) as answer:
         return bool(answer.status == 200)
     return False
-
-
-@pytest.fixture
-def checkout(tmp_path: Path) -> Path:
-    """A copy of this checkout in which nothing has been run yet. The packages of the running test serve it."""
-    copy = tmp_path / "checkout"
-    made = shutil.ignore_patterns(".git", ".venv", ".env", "var", "__pycache__", ".*_cache", ".hypothesis", "screens")
-    shutil.copytree(ROOT, copy, ignore=made)
-    (copy / ".venv").mkdir()
-    (copy / ".venv" / "installed").touch()
-    return copy
 
 
 def test_commands_after_make_run_find_its_settings(checkout: Path) -> None:

@@ -3,14 +3,16 @@
 import fcntl
 from argparse import ArgumentTypeError
 from contextlib import nullcontext
+from io import StringIO
 from pathlib import Path
 from typing import IO, Any
 
+import segno
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import OperationalError, connection
 
-from callplatform import database, static
+from callplatform import authority, database, static
 
 
 def port_number(text: str) -> int:
@@ -29,6 +31,10 @@ class Command(BaseCommand):
         parser.add_argument("--port", type=port_number, default=settings.PORT, help="0: any free port")
         parser.add_argument("--fd", type=int, help="an inherited socket that listens already")
 
+        parser.add_argument(
+            "--https", action="store_true", help="with a certificate of this machine's own authority, for its network"
+        )
+
     def handle(self, *args: Any, **options: Any) -> None:
         self._refuse_old_database()
         self._refuse_missing_files()
@@ -38,6 +44,7 @@ class Command(BaseCommand):
         from calls.consumers import MAX_DEBT
         from calls.hub import hub
 
+        certificate = self._certificate(options["port"]) if options["https"] else None
         with self._alone():
             serve(
                 application,
@@ -49,7 +56,23 @@ class Command(BaseCommand):
                 frame_rate=conf.get("FRAME_RATE"),
                 # The consumer refuses and closes a flood of texts, in words; what the server counts comes after that.
                 frame_burst=conf.get("FRAME_BURST") + 2 * MAX_DEBT,
+                certificate=certificate,
             )
+
+    def _certificate(self, port: int) -> tuple[str, str]:
+        """The files for HTTPS. Says where phones go, as text and as a picture that they read."""
+        if not settings.HTTPS:
+            raise CommandError("HTTPS is off: set HTTPS=on, or use `make run LAN=1`.")
+        addresses = authority.addresses()
+        chain, key, root = authority.certificate(Path(settings.VAR_DIR) / "lan", addresses, authority.names())
+        if port:
+            for address in addresses:
+                self.stdout.write(f"\nOn this network: https://{address}:{port}/\n")
+                picture = StringIO()
+                segno.make(f"https://{address}:{port}/").terminal(out=picture, compact=True)
+                self.stdout.write(picture.getvalue())
+        self.stdout.write(f"Devices warn of the certificate until they trust {root}: docs/operating.md says how.")
+        return str(chain), str(key)
 
     def _refuse_old_database(self) -> None:
         try:
