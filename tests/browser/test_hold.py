@@ -5,7 +5,6 @@ import time
 import pytest
 from playwright.sync_api import expect
 
-from tests.browser.commands import set_line
 from tests.browser.person import PATIENCE_S, Person, in_a_call
 
 pytestmark = pytest.mark.timeout(240)
@@ -36,9 +35,9 @@ def menu(person: Person, action: str) -> None:
 
 
 @pytest.fixture
-def two_lines(alice):
+def two_lines(line):
     """alice may be called twice at a time, and call twice."""
-    set_line("alice", max_incoming=2, max_outgoing=2)
+    line("alice", "--max-incoming", "2", "--max-outgoing", "2")
 
 
 def test_a_held_call_sends_nothing_and_comes_back_with_its_pictures(alice, bob):
@@ -53,7 +52,7 @@ def test_a_held_call_sends_nothing_and_comes_back_with_its_pictures(alice, bob):
         person.sees("in_call").has_media()
 
 
-def test_a_second_call_is_answered_while_the_first_is_held_and_they_are_swapped(two_lines, alice, bob, carol, dave):
+def test_a_second_call_is_answered_while_the_first_is_held_and_they_are_swapped(two_lines, sign_in, alice, bob, carol):
     in_a_call(bob, alice)
     carol.calls("alice", "audio")
     alice.rings()
@@ -61,6 +60,7 @@ def test_a_second_call_is_answered_while_the_first_is_held_and_they_are_swapped(
     carol.sees("in_call").has_media(video=False)
     expect(alice.title).to_have_text("Carol")
     expect(alice.page.locator("#stage")).to_contain_text("Bob is on hold")
+    dave = sign_in("dave")
     dave.calls("alice")
     expect(dave.title).to_have_text("Alice is on another call")
     alice.presses("swap")

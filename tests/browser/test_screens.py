@@ -12,7 +12,7 @@ import pytest
 from playwright.sync_api import expect
 
 from tests.browser.axe import violations
-from tests.browser.person import LONG_RING, PATIENCE_S
+from tests.browser.person import LONG_RING, PATIENCE_S, in_a_call
 from tests.browser.test_calls import DENIED
 from tests.browser.test_group_calls import calls_several, chooses, sees_everybody, tile
 from tests.browser.test_in_call import unreadable
@@ -84,6 +84,11 @@ PICTURES = {
     "group-small": "body[data-small] .group-call",
     "group-goes-on": ".notice",
     "nobody-joined": ".ended",
+    "held": ".notice",
+    "held-by-the-other": ".in-call",
+    "one-held-one-going": ".in-call",
+    "transfer": "#transfer",
+    "transferring": ".in-call",
 }
 
 
@@ -216,6 +221,34 @@ def test_pictures_of_several_calls(arrive, take, line, size):
     carol.presses("gear")
     carol.waits_for("document.querySelector('[data-stream=mirror]').videoWidth > 0")
     take(carol, "sound-and-picture", size)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_pictures_of_held_calls_and_a_transfer(site, arrive, take, line, size):
+    site.forget()
+    line("alice", "--max-incoming", "2", "--max-outgoing", "2")
+    alice, bob, carol = (arrive(name, size) for name in ("alice", "bob", "carol"))
+    in_a_call(alice, bob)
+    alice.presses("more")
+    alice.presses("hold")
+    expect(alice.notices).to_contain_text("Bob is on hold")
+    take(alice, "held", size)
+    expect(bob.state).to_have_text("Alice has put the call on hold")
+    take(bob, "held-by-the-other", size)
+    alice.presses("resume")
+    alice.has_media()
+    carol.calls("alice")
+    alice.rings().page.get_by_role("button", name="Hold & answer").click()
+    carol.has_media()
+    take(alice, "one-held-one-going", size)
+    alice.presses("more")
+    alice.presses("open-transfer")
+    expect(alice.page.locator("#transfer-found")).to_contain_text("Dave")
+    take(alice, "transfer", size)
+    dave = arrive("dave", size)
+    alice.page.get_by_role("button", name="Transfer to Dave").click()
+    dave.rings()
+    take(alice, "transferring", size)
 
 
 @pytest.mark.parametrize("size", SIZES)

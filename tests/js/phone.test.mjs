@@ -209,3 +209,67 @@ test("whoever is taken out of a group is told so, once", async () => {
   await hear(out);
   assert.deepEqual([sessions.ids(), toasts], [[], ["You were taken out of the call."]]);
 });
+
+// The call of `person` that goes on here, and may be held; `held`: it is.
+function talking(person, v, held = false) {
+  const view = from(person, "active", v);
+  view.me.can = ["hangup", "media", "signal", "hold", "transfer"];
+  view.legs[1].held = held;
+  return view;
+}
+
+test("a second call is answered and the first one is held, in one command", async () => {
+  const { phone, hear, of, sessions, stage } = page();
+  await hear(talking("alice", 2));
+  await hear(from("carol", "ringing", 1));
+  assert.equal(incomingFacts(phone, "me")[0].mayHold, true);
+  phone.answer("from carol", { hold: true });
+  await settled();
+  assert.deepEqual(of("answer")[0].and, { call: "from alice", do: "hold" });
+  assert.equal(stage().person.id, "alice", "it goes on until the server has held it");
+  of("answer")[0].reply({ ok: true });
+  await hear(talking("alice", 3, true));
+  await hear(talking("carol", 2));
+  assert.deepEqual([stage().person.id, stage().held.person.id], ["carol", "alice"]);
+  assert.deepEqual(sessions.ids(), ["from alice", "from carol"]);
+});
+
+test("a held call is taken back, and the one that goes on is held for it", async () => {
+  const { phone, hear, of, stage } = page();
+  await hear(talking("alice", 3, true));
+  assert.deepEqual([phone.current, stage()], [null, null], "nobody is being talked to");
+  phone.resume("from alice");
+  assert.equal(of("hold")[0].and, undefined);
+  await hear(talking("carol", 2));
+  phone.resume("from alice");
+  assert.deepEqual([of("hold")[1].on, of("hold")[1].and], [false, { call: "from carol", do: "hold" }]);
+});
+
+test("a second call is placed as far as the limit allows, and holds the first one", async () => {
+  const { phone, hear, of } = page();
+  const mine = talking("alice", 2);
+  [mine.legs[0].dir, mine.legs[1].dir] = ["in", "out"];
+  await hear(mine);
+  assert.deepEqual([phone.mayCall(1), phone.mayCall(2)], [false, true]);
+  phone.call({ id: "bob", name: "Bob" }, "audio");
+  await settled();
+  assert.deepEqual(of("invite")[0].and, { call: "from alice", do: "hold" });
+});
+
+test("two calls are brought together, with me or without me", async () => {
+  const { phone, hear, of } = page();
+  await hear(talking("alice", 3, true));
+  await hear(talking("carol", 2));
+  phone.connect("from alice");
+  phone.connect("from alice", { stay: true });
+  const said = of("transfer").map((one) => [one.call, one.with, one.stay]);
+  assert.deepEqual(said, [["from alice", "from carol", undefined], ["from alice", "from carol", true]]);
+});
+
+test("whoever is brought into another call while muted stays muted", async () => {
+  const { hear, opened } = page();
+  const view = talking("alice", 2);
+  Object.assign(view.legs[1], { mic: false, cam: false });
+  await hear(view);
+  assert.deepEqual(opened, [["from alice", { mic: false, cam: false, video: null }]]);
+});

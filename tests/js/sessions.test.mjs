@@ -275,3 +275,26 @@ test("in a group nobody is asked for video", async () => {
   peers[0].options.onNote({ video: "ask" });
   assert.equal(session.video, null);
 });
+
+test("nothing is sent while either side has the call on hold, and all of it afterwards", async () => {
+  const { sessions, session, peers } = await inCall();
+  const sent = [];
+  peers[0].setTrack = (kind, track) => sent.push([kind, track?.kind ?? null]);
+  for (const who of [0, 1]) {
+    const held = view(1);
+    held.legs[who].held = true;
+    sessions.follow(session, held);
+    sessions.follow(session, held);
+    assert.deepEqual(sent.splice(0), [["audio", null], ["video", null]]);
+    sessions.follow(session, view(1));
+    assert.deepEqual(sent.splice(0), [["audio", "audio"], ["video", null]]);
+  }
+});
+
+test("a connection that is made while the call is held starts with nothing to send", async () => {
+  const { sessions, session, peers } = await inCall();
+  const held = view(2);
+  held.legs[0].held = true;
+  sessions.follow(session, held);
+  assert.deepEqual(peers[1].options.tracks, {});
+});
