@@ -67,17 +67,14 @@ def unpacked(place: Path) -> Path:
         (fresh / part).mkdir(parents=True)
     options: list[str] = []
     if 'VERSION_ID="12"' not in Path("/etc/os-release").read_text():  # Debian 13 has no Janus
-        lines = [
-            source.read_text().replace("trixie", "bookworm")
-            for source in (Path("/etc/apt/sources.list"), Path("/etc/apt/sources.list.d/debian.sources"))
-            if source.exists()
-        ]
-        (fresh / "bookworm.sources").write_text("\n".join(lines))
-        settings = {"SourceList": "/dev/null", "SourceParts": fresh, "State::Lists": fresh / "lists"}
-        settings["Cache"] = fresh / "cache"
-        names = {"SourceList": "Dir::Etc::SourceList", "SourceParts": "Dir::Etc::SourceParts"}
-        for name, value in settings.items():
-            options += ["-o", f"{names.get(name, 'Dir::' + name)}={value}"]
+        sources = fresh / "sources"
+        sources.mkdir()
+        for given in (Path("/etc/apt/sources.list"), Path("/etc/apt/sources.list.d/debian.sources")):
+            if given.exists():
+                name = given.name.replace("sources.list", "debian.list")  # apt reads a file after its ending
+                (sources / name).write_text(given.read_text().replace("trixie", "bookworm"))
+        options += ["-o", "Dir::Etc::SourceList=/dev/null", "-o", f"Dir::Etc::SourceParts={sources}"]
+        options += ["-o", f"Dir::State::Lists={fresh / 'lists'}", "-o", f"Dir::Cache={fresh / 'cache'}"]
     try:
         for words, where in ((["update"], fresh), (["download", *PACKAGES], fresh / "debs")):
             subprocess.run(

@@ -1,6 +1,8 @@
 """`calls.engine` with a real Janus and real pages, which see each other through it."""
 
 import asyncio
+import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator
@@ -143,14 +145,19 @@ class Room:
 
 
 @pytest.fixture
-def room(gateway: janus.Janus, chromium: Browser) -> Iterator[Room]:
+def empty_room(gateway: janus.Janus, chromium: Browser) -> Iterator[Room]:
     run = Loop()
     room = Room(gateway, chromium, run)
-    for user in ("alice", "bob", "carol:x"):  # a name may have the sign that parts epoch and user
-        room.join(user)
     yield room
     room.close()
     run.loop.call_soon_threadsafe(run.loop.stop)
+
+
+@pytest.fixture
+def room(empty_room: Room) -> Room:
+    for user in ("alice", "bob", "carol:x"):  # a name may have the sign that parts epoch and user
+        empty_room.join(user)
+    return empty_room
 
 
 def test_three_pages_see_each_other_and_nobody_who_left(room: Room) -> None:
@@ -173,6 +180,32 @@ def test_three_pages_see_each_other_and_nobody_who_left(room: Room) -> None:
     assert told[0].feed == removed.feed
     room.until(lambda: not room.moves("alice", {"carol:x"}), "a removed picture stands still")
     assert room.moves("alice", {"bob"})
+
+
+@pytest.mark.skipif("LONG" not in os.environ, reason="nine pages with pictures: make check-long")
+@pytest.mark.timeout(180)
+def test_nine_pages_see_each_other_and_the_last_one_soon(empty_room: Room) -> None:
+    for number in range(8):
+        empty_room.join(f"person{number}")
+        empty_room.answer()
+    empty_room.until(empty_room.all_see_all, "every picture is decoded", 60)
+    others = set(empty_room.pages)
+    empty_room.join("late")
+    began = time.monotonic()
+    empty_room.until(
+        lambda: {who for who, n in empty_room.frames("late").items() if n} == others, "who comes late sees all"
+    )
+    print(f"who came late saw all eight after {time.monotonic() - began:.1f} s")
+    empty_room.until(empty_room.all_see_all, "all 72 pictures are decoded", 60)
+
+
+def test_a_feed_that_has_left_keeps_nobody_from_the_others(room: Room) -> None:
+    room.until(room.all_see_all, "every picture is decoded")
+    room.join("dave")
+    seat = room.seats["dave"]
+    room.run(room.engine.subscribe(seat, {"1:alice", "1:nobody"}))
+    room.until(room.all_see_all, "every picture is decoded, the new one's too")
+    assert "1:nobody" not in seat.received
 
 
 def test_another_process_goes_on_with_the_seats(room: Room) -> None:
@@ -207,6 +240,22 @@ def test_pages_publish_anew_after_janus_was_killed(room: Room) -> None:
     for user in room.pages:
         room.join(user, epoch=2)
     room.until(room.all_see_all, "every picture is back")
+
+
+def test_a_janus_that_does_not_answer_is_not_waited_for(room: Room) -> None:
+    room.until(room.all_see_all, "every picture is decoded")
+    process = room.gateway.process
+    assert process
+    process.send_signal(signal.SIGSTOP)
+    try:
+        began = time.monotonic()
+        with pytest.raises(EngineDown):
+            room.run(room.engine.rooms())
+        assert time.monotonic() - began < 8
+    finally:
+        process.send_signal(signal.SIGCONT)
+    assert "call" in room.run(room.engine.rooms())
+    room.until(room.all_see_all, "the pictures go on")
 
 
 def test_what_is_not_there_is_closed_and_a_wrong_secret_is_refused(gateway: janus.Janus) -> None:
