@@ -64,6 +64,7 @@ MAY_IMPORT = {
     "calls.allowance": {"calls.machine"},
     "calls.pool": {"calls.conf", "devices.database"},
     "calls.ice": {"calls.conf"},
+    "calls.engine": set(),
     "calls.address": {"calls.conf"},
     "calls.audit": {"calls.address"},
     "calls.metrics": {"calls.machine"},
