@@ -15,6 +15,8 @@ from playwright.sync_api import Browser, Page
 from calls.engine import Engine, EngineDown, EngineRefused, Feed, Gone, Heard, Offer, Seat
 from scripts import janus
 
+pytestmark = pytest.mark.skipif("LONG" not in os.environ, reason="make check-long runs it: it installs a Janus")
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 
 PAGE = """
@@ -182,7 +184,6 @@ def test_three_pages_see_each_other_and_nobody_who_left(room: Room) -> None:
     assert room.moves("alice", {"bob"})
 
 
-@pytest.mark.skipif("LONG" not in os.environ, reason="nine pages with pictures: make check-long")
 @pytest.mark.timeout(180)
 def test_nine_pages_see_each_other_and_the_last_one_soon(empty_room: Room) -> None:
     for number in range(8):
