@@ -47,6 +47,7 @@ def rows(url: str) -> dict[str, list[str]]:
     """Every row of every table, as text."""
     with psycopg.connect(url) as asked:
         names = [name for (name,) in asked.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")]
+        names.remove("calls_hearing")  # the clocks of servers write it all the time
         return {name: sorted(row for (row,) in asked.execute(f"SELECT t::text FROM {name} t")) for name in names}
 
 
