@@ -103,7 +103,8 @@ def _get(address: str, path: str) -> Answer:
 
 
 def _upgrade(address: str) -> int:
-    """The status that a socket from a page of this site is answered with."""
+    """The status that a socket from a page of this site is answered with: that of the wallboard, which refuses a page
+    of another site, while `/ws/` lets it say hello with a token."""
     connection = _connection(address)
     headers = {
         "Origin": address,
@@ -113,7 +114,7 @@ def _upgrade(address: str) -> int:
         "Sec-WebSocket-Key": base64.b64encode(secrets.token_bytes(16)).decode(),
     }
     try:
-        connection.request("GET", "/ws/", headers=headers)
+        connection.request("GET", "/ws/wallboard/", headers=headers)
         return connection.getresponse().status
     finally:
         connection.close()

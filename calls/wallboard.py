@@ -115,6 +115,9 @@ class Wallboard(AsyncConsumer):
     async def __call__(self, scope: Any, receive: Callable[[], Awaitable[Any]], send: Any) -> None:
         self.frames: asyncio.Queue[bytes] = asyncio.Queue(maxsize=16)
         await receive()  # websocket.connect
+        if scope.get("stranger"):  # a page of another site: no token lets it in here
+            await send({"type": "websocket.close"})
+            return
         await send({"type": "websocket.accept"})
         self.session = sessions.of_headers(scope["headers"])
         try:

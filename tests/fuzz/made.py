@@ -77,6 +77,7 @@ commands: dict[str, dict[str, st.SearchStrategy[Any]]] = {
     "transfer": {"call": ids, "to": st.none() | texts, "with": st.none() | ids, "stay": st.booleans(), "data": values},
     "media": {"call": ids, "mic": st.booleans(), "cam": st.booleans()},
     "signal": {"call": ids, "to": texts, "body": values},
+    "token": {"token": texts},
     "multi_device": {"on": st.booleans()},
     "presence": {"of": st.lists(texts, max_size=3)},
     "ping": {"calls": st.dictionaries(ids, st.integers(), max_size=3)},

@@ -273,3 +273,16 @@ test("whoever is brought into another call while muted stays muted", async () =>
   await hear(view);
   assert.deepEqual(opened, [["from alice", { mic: false, cam: false, video: null }]]);
 });
+
+test("a call that was neither hung up nor held can be continued here later", async () => {
+  const { phone, hear, of } = page();
+  await hear(talking("alice", 2));
+  await hear(from("carol", "ringing", 1));
+  phone.answer("from carol");
+  await settled();
+  of("answer")[0].reply({ ok: false, error: { code: "not_allowed", and: "from alice" } });
+  await settled();
+  of("answer")[1].reply({ ok: true });
+  await settled();
+  assert.equal(phone.leaving.has("from alice"), false);
+});

@@ -298,3 +298,27 @@ test("a connection that is made while the call is held starts with nothing to se
   sessions.follow(session, held);
   assert.deepEqual(peers[1].options.tracks, {});
 });
+
+test("a connection that is being replaced sends nothing to somebody on hold", async () => {
+  const { sessions, session, peers } = await inCall();
+  sessions.follow(session, view(2));
+  assert.equal(peers[0].closed, false, "it fades");
+  const held = view(2);
+  held.legs[1].held = true;
+  sessions.follow(session, held);
+  assert.equal(peers[0].closed, true);
+  const moved = view(3);
+  moved.legs[1].held = true;
+  sessions.follow(session, moved);
+  assert.equal(peers[1].closed, true, "what is held does not fade");
+});
+
+test("a late answer about video turns no camera on in a call that is on hold", async () => {
+  const { sessions, session, peers } = await inCall();
+  sessions.askForVideo(session);
+  const held = view(1);
+  held.legs[0].held = true;
+  sessions.follow(session, held);
+  peers[0].options.onNote({ video: "yes" });
+  assert.deepEqual([session.video, session.media.cam], ["asking", false]);
+});

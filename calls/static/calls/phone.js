@@ -203,7 +203,10 @@ export class Phone {
     const answer = (more) => socket.request("answer", { call: id, ...more }, { aged: true, within: ANSWER_WITHIN_MS });
     let reply = await answer(and);
     // The server did nothing, because this page is not in the other call any more: it is neither hung up nor held.
-    if (reply.error?.and) reply = await answer({});
+    if (reply.error?.and) {
+      this.leaving.delete(other.id);
+      reply = await answer({});
+    }
     this.answering.delete(id);
     if (!reply.ok) {
       sessions.close(id);
@@ -265,6 +268,7 @@ export class Phone {
     if (!item || this.answering.has(id)) return;
     const { sessions, socket, me, onChange } = this.#options;
     this.answering.add(id);
+    this.leaving.delete(id);
     this.over = null;
     const leg = myLeg(item.view, me); // muted there is muted here
     const session = sessions.open(id, item.view.kind, { mic: leg.mic, cam: leg.cam, video: leg.cam ? "on" : null });

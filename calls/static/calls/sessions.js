@@ -1,7 +1,7 @@
 // What this page adds to a call it has, or is about to have: microphone, camera, and a connection to each other leg.
 // One microphone and one camera serve all connections. It follows the views that it is shown and decides nothing of a
 // call.
-import { camerasOf, mayBeSeen, myLeg, peersOf } from "./state.js";
+import { camerasOf, isOnHold, mayBeSeen, myLeg, peersOf } from "./state.js";
 
 const EARLY_SIGNALS = 200;
 const TRY_AGAIN_MS = 5_000;
@@ -238,6 +238,7 @@ export class Sessions {
   // What the other page says besides: {screen} · {video: "ask" | "yes" | "no"}
   #noted(session, entry, note) {
     if (typeof note.screen === "boolean") entry.screen = note.screen;
+    if (note.video && session.view && isOnHold(session.view, this.#options.me)) return; // it is asked again, or given up
     if (note.video === "ask" && !session.view?.group) {
       if (session.video === "asking") this.#answered(session, "yes"); // both asked at once
       if (session.video === "on") this.#note(session, { video: "yes" });
@@ -261,20 +262,24 @@ export class Sessions {
       if (wanted.some((one) => one.user === user && one.epoch === entry.epoch && one.theirEpoch === entry.theirEpoch)) continue;
       session.peers.delete(user);
       const legs = wanted.filter((one) => one.user === user);
-      if (legs.length && entry.peer.link === "up" && !session.fading.has(user)) this.#fade(session, user, entry);
+      const fades = legs.length && !legs[0].quiet && entry.peer.link === "up" && !session.fading.has(user);
+      if (fades) this.#fade(session, user, entry);
       else entry.peer.close();
     }
     for (const one of wanted) {
       const entry = session.peers.get(one.user);
       if (!entry) this.#meet(session, one);
-      else if (entry.quiet !== one.quiet) this.#hush(session, entry, one.quiet);
+      else if (entry.quiet !== one.quiet) this.#hush(session, one);
     }
     this.#share(session);
   }
 
   // Nothing is sent while one of the two has the call on hold. Microphone and camera stay as they are for afterwards.
-  #hush(session, entry, quiet) {
+  #hush(session, { user, quiet }) {
+    const entry = session.peers.get(user);
     entry.quiet = quiet;
+    session.fading.get(user)?.peer.close(); // what is being replaced would go on sending
+    session.fading.delete(user);
     for (const [kind, track] of Object.entries(session.media.tracks)) entry.peer.setTrack(kind, quiet ? null : track);
   }
 
