@@ -9,6 +9,7 @@ import ipaddress
 import json
 import re
 from functools import cache
+from urllib.parse import parse_qs
 
 from django.conf import settings
 from django.core.handlers.asgi import ASGIRequest
@@ -44,7 +45,8 @@ def lane_of(scope: Scope) -> Lane:
     if path.startswith(settings.STATIC_URL):
         return files
     if API in path:
-        return followers if b"wait_s=" in scope["query_string"] and path.endswith("/events") else api
+        waits = path.endswith("/events") and "wait_s" in parse_qs(scope["query_string"].decode("latin-1"), True)
+        return followers if waits else api
     return sign_ins if scope["method"] == "POST" and HASHES.search(path) else pages
 
 

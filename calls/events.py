@@ -67,6 +67,15 @@ def collect(gap: Gap) -> bool:
         return len(ready) == BATCH
 
 
+def add(type: str, data: dict[str, Any]) -> Event:
+    """An event that comes from no entry. It waits for a collection that goes on: else a reader could pass by events
+    with lower numbers that are not committed yet."""
+    with transaction.atomic():
+        Feed.objects.get_or_create(pk=1)
+        Feed.objects.select_for_update().get(pk=1)
+        return Event.objects.create(type=type, at=times.now(), data=data)
+
+
 def _is_wanted(feed: Feed) -> bool:
     lately = feed.read_at is not None and feed.read_at > times.now() - KEEP
     return lately or Webhook.objects.exists()

@@ -20,6 +20,7 @@ import uuid
 from collections import Counter, defaultdict
 from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
@@ -157,14 +158,18 @@ def _post(target: Target, work: Work) -> tuple[int, str, float | None]:
         "Connection": "close",
     }
     with contextlib.ExitStack() as stack:
+        began = time.monotonic()
         link = stack.enter_context(socket.create_connection((target.address, target.port), TIMEOUT_S))
+        if target.tls:
+            wrapped = _tls().wrap_socket(link, server_hostname=target.host, do_handshake_on_connect=False)
+            link = stack.enter_context(wrapped)
         # An answer that comes drop by drop must be over in time too.
-        watchdog = threading.Timer(TIMEOUT_S, _cut, [link])
+        watchdog = threading.Timer(max(0.1, TIMEOUT_S - (time.monotonic() - began)), _cut, [link])
         watchdog.daemon = True
         watchdog.start()
         stack.callback(watchdog.cancel)
-        if target.tls:
-            link = stack.enter_context(_tls().wrap_socket(link, server_hostname=target.host))
+        if isinstance(link, ssl.SSLSocket):
+            link.do_handshake()
         asking = http.client.HTTPConnection(target.host, target.port, timeout=TIMEOUT_S)
         asking.sock = link
         asking.request("POST", target.path, work.body, headers)
@@ -178,6 +183,7 @@ def _cut(link: socket.socket) -> None:
         link.shutdown(socket.SHUT_RDWR)
 
 
+@cache
 def _tls() -> ssl.SSLContext:
     return ssl.create_default_context()
 
@@ -288,7 +294,7 @@ def switch_off(webhook: uuid.UUID, why: str) -> None:
     now = times.now()
     if Webhook.objects.filter(pk=webhook, active=True).update(active=False, off_why=why, off_since=now):
         log.warning("webhook %s was switched off: %s", webhook, why)
-        Event.objects.create(type="webhook.off", at=now, data={"webhook": str(webhook), "why": why})
+        events.add("webhook.off", {"webhook": str(webhook), "why": why})
 
 
 def begin(webhook: Webhook) -> None:
@@ -316,7 +322,7 @@ def rotate(webhook: Webhook) -> str:
 def test(webhook: Webhook) -> Delivery:
     """Sends a `ping` to this endpoint only."""
     now = times.now()
-    event = Event.objects.create(type="ping", at=now, data={"webhook": str(webhook.pk)})
+    event = events.add("ping", {"webhook": str(webhook.pk)})
     return Delivery.objects.create(webhook=webhook, event=event, next_at=now)
 
 

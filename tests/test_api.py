@@ -2,16 +2,21 @@
 
 import datetime as dt
 import io
+import time
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from asgiref.sync import sync_to_async
 from auditlog.models import LogEntry
+from django.contrib.auth import get_user_model
+from django.contrib.auth.models import Group
 from django.core.management import CommandError, call_command
+from django.db import connection
 from django.test import Client
 from django.utils import timezone
 
-from calls.api import keys
+from calls.api import keys, users
 from calls.api.site import api as site
 from calls.models import ApiKey, ApiReply, Call
 from devices.models import Device, Line, LineGroup
@@ -79,6 +84,7 @@ def test_a_cookie_opens_nothing(people):
 def test_wrong_keys_of_one_address_are_slowed_down(people):
     found = [Client().get("/api/v1/me", headers={"Authorization": "Bearer cpk_x_y"}).status_code for _ in range(25)]
     assert found[0] == 401 and found[-1] == 429
+    assert Api("users:read").get("/me").status_code == 200, "somebody else behind the same address"
 
 
 def test_a_key_has_a_rate_of_its_own(people, set_calls):
@@ -252,6 +258,56 @@ def test_a_person_is_made_changed_deactivated_and_erased(all_scopes):
     assert "key everything" in said and "long walk" not in said and "pbkdf2" not in said
     assert all_scopes.delete("/users/erin").status_code == 204
     assert code(all_scopes.get("/users/erin")) == (404, "not_found")
+
+
+@pytest.mark.parametrize("name", ["-h", "--version", "-erin"])
+def test_a_user_name_that_looks_like_an_option_is_erased_like_any_other(all_scopes, name):
+    assert all_scopes.put(f"/users/{name}", {}).status_code == 201
+    assert all_scopes.delete(f"/users/{name}").status_code == 204
+    assert code(all_scopes.get(f"/users/{name}")) == (404, "not_found")
+
+
+def until_read(query):
+    """Until another connection's last statement was like this."""
+    sql = "SELECT FROM pg_stat_activity WHERE query LIKE %s AND state <> 'active' AND pid <> pg_backend_pid()"
+    end = time.monotonic() + 8
+    while time.monotonic() < end:
+        with connection.cursor() as cursor:
+            cursor.execute(sql, [query])
+            if cursor.fetchone() is not None:
+                return
+    raise AssertionError(query)
+
+
+@pytest.mark.skipif(connection.vendor != "postgresql", reason="SQLite has one writer at a time")
+def test_what_an_operator_changes_while_a_password_is_hashed_stays(all_scopes, people):
+    assert users.hashing.acquire(timeout=5)  # the request waits for its turn to hash
+    try:
+        asking = ThreadPoolExecutor(1).submit(all_scopes.put, "/users/bob", {"password": "a long walk home"})
+        until_read('%FROM "auth_user" WHERE "auth_user"."username" = \'bob\'%')
+        get_user_model().objects.filter(pk=people["bob"].pk).update(is_active=False, email="bob@example.com")
+    finally:
+        users.hashing.release()
+    assert asking.result(30).status_code == 200
+    people["bob"].refresh_from_db()
+    bob = people["bob"]
+    assert (bob.is_active, bob.email) == (False, "bob@example.com") and bob.check_password("a long walk home")
+
+
+def test_nobody_gives_a_key_more_than_they_may_do_themselves(people):
+    call_command("roles", verbosity=0)
+    people["alice"].is_staff = True
+    people["alice"].save()
+    people["alice"].groups.add(Group.objects.get(name="administrator"))
+    administrator = Client()
+    administrator.force_login(people["alice"])
+    said = {"name": "too much", "networks": "", "expires_at_0": "", "expires_at_1": ""}
+    for scope in ("users:erase", "tokens:mint"):
+        refused = administrator.post("/admin/calls/apikey/add/", said | {"scopes": [scope]})
+        assert b"is not one of the available choices" in refused.content, scope
+    assert not ApiKey.objects.exists()
+    assert administrator.post("/admin/calls/apikey/add/", said | {"scopes": ["calls:read"]}).status_code == 200
+    assert ApiKey.objects.get().scopes == ["calls:read"]
 
 
 def test_accounts_of_staff_can_be_read_and_not_changed(all_scopes, people):

@@ -15,12 +15,28 @@ from calls.api import keys
 from calls.models import ApiKey
 from devices import times
 
+# A key may do no more than its maker: who may do what a scope allows. None: a superuser, because a token is a person.
+NEEDED = {
+    "users:read": "auth.view_user", "users:write": "auth.change_user", "users:erase": "auth.delete_user",
+    "lines:write": "devices.change_line",
+    "devices:read": "devices.view_device", "devices:write": "devices.change_device",
+    "tokens:mint": None, "calls:read": "calls.view_call", "calls:write": "calls.change_call",
+    "events:read": "calls.view_call", "webhooks:read": "calls.view_webhook", "webhooks:write": "calls.change_webhook",
+}  # fmt: skip
+
+
+def may_give(user: Any, scope: str) -> bool:
+    needed = NEEDED[scope]
+    return bool(user.is_superuser or (needed and user.has_perm(needed)))
+
 
 class KeyForm(forms.ModelForm):
+    maker: Any = None  # who makes the key
+
     scopes = forms.MultipleChoiceField(
         choices=[(scope, f"{scope}: {words}") for scope, words in keys.SCOPES.items()],
         widget=forms.CheckboxSelectMultiple,
-        help_text="What the key may do. No scope includes another.",
+        help_text="What the key may do, of what you may do yourself. No scope includes another.",
     )
     networks = forms.CharField(
         required=False, label="Allowed networks",
@@ -31,6 +47,11 @@ class KeyForm(forms.ModelForm):
     class Meta:
         model = ApiKey
         fields = ("name", "scopes", "networks", "expires_at")
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if scopes := self.fields.get("scopes"):
+            scopes.choices = [each for each in scopes.choices if may_give(self.maker, each[0])]  # type: ignore[attr-defined]
 
     def clean_networks(self) -> list[str]:
         return [line.strip() for line in self.cleaned_data["networks"].splitlines() if line.strip()]
@@ -77,6 +98,10 @@ class KeyAdmin(PanelAdmin):
     def get_fields(self, request: HttpRequest, obj: ApiKey | None = None) -> Any:
         shown = ("id", "name", "scopes", "networks", "made_at", "expires_at", "revoked_at", "used_at")
         return self.fields if obj is None else shown
+
+    def get_form(self, request: HttpRequest, obj: Any = None, change: bool = False, **kwargs: Any) -> Any:
+        form = super().get_form(request, obj, change, **kwargs)
+        return type("KeyForm", (form,), {"maker": request.user})
 
     def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return obj is None and super().has_change_permission(request)  # its page only shows

@@ -155,7 +155,7 @@ class PersonAdmin(PanelAdmin, UserAdmin):
 def _erase(request: HttpRequest, user: Any) -> None:
     """The account of somebody who was in no call goes altogether."""
     try:
-        call_command("erase", user.get_username(), yes=True, stdout=io.StringIO())
+        call_command("erase", "--", user.get_username(), yes=True, stdout=io.StringIO())
     except CommandError as error:  # a call has come meanwhile
         messages.error(request, str(error))
         return

@@ -35,7 +35,9 @@ class a_token(HttpBearer):
             claims, user, device = _found(request)
         except Refused as refused:
             raise problems.of(refused) from None
-        except (tokens.Ended, tokens.Wrong):
+        except tokens.Ended:  # nobody guesses
+            raise Problem("unauthorized", "This is no token that is valid here.") from None
+        except tokens.Wrong:
             try:
                 keys.failed.spend(where)
             except Refused as refused:

@@ -12,7 +12,7 @@ from django.contrib.auth.password_validation import validate_password
 from django.core.exceptions import ValidationError
 from django.core.management import CommandError, call_command
 from django.core.validators import validate_email
-from django.db import IntegrityError, connection
+from django.db import IntegrityError, connection, transaction
 from django.db.models import Q, QuerySet
 from django.http import HttpRequest
 from ninja import Query, Router, Schema, Status
@@ -153,16 +153,21 @@ def put_user(request: HttpRequest, username: str, body: PersonSaid) -> Any:
         user = User(username=username)
         user.set_unusable_password()
     may_change(user)
-    was_active, before = bool(user.is_active), {} if made else _fields(user)
-    password = _set(user, body, made)
+    password = _set(user, body)
     _check(user, made)
     if password is not None:
         _set_password(user, password, made)
-    with disable_auditlog():
-        try:
-            user.save(force_insert=made)
-        except IntegrityError:
-            raise Problem("conflict", "Somebody makes this person at this moment.") from None
+    if made:
+        before: dict[str, Any] = {}
+        was_active = bool(user.is_active)
+        with disable_auditlog():
+            try:
+                user.save(force_insert=True)
+            except IntegrityError:
+                raise Problem("conflict", "Somebody makes this person at this moment.") from None
+    else:
+        user, before = _saved(user, body)
+        was_active = before["is_active"]
     Line.make([user.pk])
     after = _fields(user)
     changes = {name: (before.get(name, ""), after[name]) for name in after if before.get(name) != after[name]}
@@ -186,7 +191,7 @@ def erase_user(request: HttpRequest, username: str) -> Any:
     if user is not None:
         may_change(user)
         try:
-            call_command("erase", user.get_username(), yes=True, stdout=_Nowhere(), stderr=_Nowhere())
+            call_command("erase", "--", user.get_username(), yes=True, stdout=_Nowhere(), stderr=_Nowhere())
         except CommandError as error:
             raise Problem("conflict", str(error)) from None
         user.refresh_from_db()
@@ -293,7 +298,23 @@ def _told(people: Collection[Any]) -> dict[Any, dict[str, Any]]:
     }
 
 
-def _set(user: Any, body: PersonSaid, made: bool) -> str | None:
+def _saved(user: Any, body: PersonSaid) -> tuple[Any, dict[str, Any]]:
+    """Saves what was said, and nothing else, of the account as it is now: to hash the password took a while, in which
+    an operator may have changed the rest. The account, and its fields before."""
+    with transaction.atomic(), disable_auditlog():
+        now = get_user_model()._default_manager.select_for_update().get(pk=user.pk)
+        may_change(now)
+        before = _fields(now)
+        _set(now, body)
+        said = [*before]
+        if body.password is not None:
+            now.password = user.password
+            said.append("password")
+        now.save(update_fields=said)
+    return now, before
+
+
+def _set(user: Any, body: PersonSaid) -> str | None:
     """Puts what was said into the account. Returns the password that is to be set, if any."""
     if body.name is not None:
         first, _, last = " ".join(body.name.split()).rpartition(" ")
