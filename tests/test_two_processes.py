@@ -87,6 +87,7 @@ async def test_a_whole_call_between_people_on_different_servers(live):
         await device.sees(call, state="ended", reason="completed")
 
 
+@pytest.mark.alone  # in a process that has not been a server before: it is to be one without sockets
 async def test_what_the_operator_does_elsewhere_reaches_devices_on_every_server(live, people):
     """This process is neither of the two, and has no sockets."""
     alice, phone, laptop = await live("alice", server=0), await live("bob", "Phone", server=1), await live("bob")
